@@ -6,7 +6,7 @@ Longformer (arXiv 2004.05150), section 3.1. The op's contract is docs/op.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -18,6 +18,8 @@ OP_TYPE = "SlidingWindowAttention"
 MIN_BLOCK = 32  # queries a block; the same constant as in the ONNX function body
 
 _exporting: ContextVar[bool] = ContextVar("exporting", default=False)
+# set by vtn_export.model.rounding: sees the op as one node, as the exported graph has it
+op_observer: ContextVar[Callable[[Callable[[], Tensor]], Tensor] | None] = ContextVar("op_observer", default=None)
 
 
 @contextmanager
@@ -124,7 +126,26 @@ def sliding_window_attention(
             shape=(*qkv.shape[:-1], width),
             version=1,
         )
+    arguments = (num_heads, one_sided_window, dilation, num_global_tokens, causal, scale)
+    observer = op_observer.get()
+    if observer is not None:
+        return observer(lambda: _blocked(qkv, lengths, *arguments))
+    return _blocked(qkv, lengths, *arguments)
+
+
+def _blocked(
+    qkv: Tensor,
+    lengths: Tensor,
+    num_heads: int,
+    one_sided_window: int,
+    dilation: int,
+    num_global_tokens: int,
+    causal: bool,
+    scale: float,
+) -> Tensor:
     batch, tokens = qkv.shape[:2]
+    width = qkv.shape[-1] // 3
+    head_dim = width // num_heads
     dtype, device = softmax_dtype(qkv), qkv.device
     w, d, n = one_sided_window, dilation, num_global_tokens
     block = max(MIN_BLOCK, w)

@@ -16,6 +16,25 @@ from vtn_export.model.backbone import can_prune, create_backbone, prune_vit
 from vtn_export.model.config import ModelConfig
 from vtn_export.model.rewrite import RewrittenEncoder
 from vtn_export.model.temporal import TemporalEncoder
+from vtn_export.spec import Preprocessing
+
+
+class Normalise(nn.Module):
+    """uint8 RGB `[N, H, W, 3]` → `(pixel / 255 - mean) / std` as `[N, 3, H, W]` in the model's dtype."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        mean = torch.tensor(preprocessing.mean, dtype=torch.float64).view(3, 1, 1) * 255
+        scale = 1 / (torch.tensor(preprocessing.std, dtype=torch.float64).view(3, 1, 1) * 255)
+        self.register_buffer("mean", mean.float(), persistent=False)
+        self.register_buffer("scale", scale.float(), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        # cast before the transpose: TensorRT-RTX cannot transpose uint8
+        return (frames.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) * self.scale
 
 
 class VTNBase(nn.Module):
@@ -29,9 +48,7 @@ class VTNBase(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        p = config.preprocessing
-        self.register_buffer("pixel_mean", torch.tensor(p.mean).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("pixel_scale", 1 / (torch.tensor(p.std).view(3, 1, 1) * 255), persistent=False)
+        self.preprocess = Normalise(config.preprocessing)
 
     @abstractmethod
     def _encode_tokens(self, tokens: Tensor, frame_index: Tensor, lengths: Tensor) -> Tensor:
@@ -44,9 +61,7 @@ class VTNBase(nn.Module):
     def frame_features(self, frames: Tensor) -> Tensor:
         """frames: uint8 RGB `[N, H, W, 3]`, or float `[N, 3, H, W]` already normalised. Returns `[N, E]`."""
         if frames.dtype == torch.uint8:
-            # cast before the transpose: TensorRT-RTX cannot transpose uint8
-            frames = frames.to(self.pixel_mean.dtype).permute(0, 3, 1, 2)
-            frames = (frames - self.pixel_mean) * self.pixel_scale
+            frames = self.preprocess(frames)
         features: Tensor = self.projection(self.backbone(frames))
         return features
 
