@@ -34,7 +34,7 @@ class RewrittenAttention(nn.Module):
         self.one_sided_window = plain.one_sided_window
         self.num_global_tokens = plain.num_global_tokens
         self.causal = plain.causal
-        width = plain.query.weight.shape[1]  # type: ignore[union-attr, index]
+        width = plain.get_submodule("query").get_parameter("weight").shape[1]
         dim = width // plain.num_heads
         self.groups: list[tuple[int, int]] = []  # (dilation, heads)
         self.head_order: list[int] = []

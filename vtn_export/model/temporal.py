@@ -133,6 +133,8 @@ class TemporalEncoder(nn.Module):
     def forward(self, tokens: Tensor, frame_index: Tensor, lengths: Tensor) -> Tensor:
         """lengths: `[B]` valid tokens, globals included. Returns `[B, n + T, E]`."""
         x = self.dropout(self.embeddings(tokens, frame_index))
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        layers = self.encoder["layer"]
+        assert isinstance(layers, nn.ModuleList)
+        for layer in layers:
             x = layer(x, lengths)
         return x

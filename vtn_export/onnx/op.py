@@ -176,5 +176,10 @@ def attach_function(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put the body into `model` (in place) if a node needs it: the portable form. Returns `model`."""
     del model.functions[:]
     if any(node.op_type == OP_TYPE and node.domain == OP_DOMAIN for node in model.graph.node):
-        model.functions.append(function_proto())
+        body = onnx.FunctionProto()
+        body.CopyFrom(function_proto())
+        (version,) = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+        for entry in body.opset_import:
+            entry.version = version  # one opset a model; nothing in the body changed since OPSET
+        model.functions.append(body)
     return model
