@@ -54,7 +54,7 @@ def plain_sliding_window_attention(
     Returns `[B, S, H, D]`; rows at or beyond the length are zero. One step a key offset, so time and
     memory are linear in S.
     """
-    batch, tokens, heads, dim = q.shape
+    batch, tokens, _, dim = q.shape
     dtype = softmax_dtype(q)
     n = min(num_global_tokens, tokens)
     rows = torch.arange(tokens, device=q.device)
@@ -150,7 +150,8 @@ def _blocked(
     w, d, n = one_sided_window, dilation, num_global_tokens
     block = max(MIN_BLOCK, w)
     # Tokens of one residue modulo d form a sequence of their own in which the band has no gaps.
-    blocks = -(-(-(-tokens // d)) // block)
+    longest = (tokens + d - 1) // d
+    blocks = (longest + block - 1) // block
     start = torch.arange(d * blocks, device=device)
     residue, first = start // blocks, (start % blocks) * block
     query_at = first[:, None] + torch.arange(block, device=device)

@@ -86,7 +86,9 @@ def _feature_dim(backbone: nn.Module, config: BackboneConfig, crop_size: int) ->
         backbone.train(was_training)
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ConfigError(f"backbone: {config.name} gives {shape} for 2 frames, expected (2, features): one vector a frame")
+        raise ConfigError(
+            f"backbone: {config.name} gives {shape} for 2 frames, expected (2, features): one vector a frame"
+        )
     return int(output.shape[1])
 
 

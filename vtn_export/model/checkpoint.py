@@ -28,9 +28,7 @@ _IGNORED_SUFFIXES = ("position_ids",)
 _LISTED = 6  # keys named in an error before "and N more"
 
 
-def load(
-    checkpoint: str | Path, config: str | Path | Mapping[str, Any] | ModelConfig = DEFAULT_PRESET
-) -> VTN:
+def load(checkpoint: str | Path, config: str | Path | Mapping[str, Any] | ModelConfig = DEFAULT_PRESET) -> VTN:
     """The plain model with the checkpoint's weights, in evaluation mode, float32.
 
     checkpoint: the published `.pyth` layout (weights under `model_state`, with or without `module.`
@@ -78,7 +76,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(raw, Mapping) or not raw or not all(isinstance(v, Tensor) for v in raw.values()):
         kind = f"keys {sorted(map(str, raw))[:_LISTED]}" if isinstance(raw, Mapping) else type(raw).__name__
         raise CheckpointError(
-            f"checkpoint {path}: got {kind}, expected a state dict or a file that holds one under {', '.join(_WRAPPERS)}"
+            f"checkpoint {path}: got {kind}, expected a state dict "
+            f"or a file that holds one under {', '.join(_WRAPPERS)}"
         )
     state = {str(key).removeprefix("module."): value for key, value in raw.items()}
     return {key: value for key, value in state.items() if not key.endswith(_IGNORED_SUFFIXES)}
@@ -88,15 +87,18 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "weights_only" in str(error).lower():
-            if zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80":
-                raise CheckpointError(
-                    f"checkpoint {path}: holds pickled code, expected tensors only; "
-                    f"re-save its state dict with torch.save(model.state_dict(), …)"
-                ) from None
+        with path.open("rb") as stream:
+            is_pickle = zipfile.is_zipfile(path) or stream.read(1) == b"\x80"
+        if is_pickle and "weights_only" in str(error).lower():
+            raise CheckpointError(
+                f"checkpoint {path}: holds pickled code, expected tensors only; "
+                f"re-save its state dict with torch.save(model.state_dict(), …)"
+            ) from None
         raise CheckpointError(f"checkpoint {path}: not a PyTorch checkpoint ({_one_line(error)})") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"checkpoint {path}: truncated or not a PyTorch checkpoint ({_one_line(error)})") from None
+        raise CheckpointError(
+            f"checkpoint {path}: truncated or not a PyTorch checkpoint ({_one_line(error)})"
+        ) from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

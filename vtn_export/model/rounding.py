@@ -81,7 +81,7 @@ def rounding(model: RewrittenVTN, precision: Precision) -> Iterator[None]:
     def observer(op: Callable[[], Tensor]) -> Tensor:
         with mode.pause():
             result = op()
-        return mode.round(result)  # type: ignore[no-any-return]
+        return mode.round(result)
 
     handles = []
     for module in _float32_modules(model):

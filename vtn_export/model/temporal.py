@@ -38,9 +38,7 @@ class Embeddings(nn.Module):
         batch = tokens.shape[0]
         positions = torch.cat([global_rows.expand(batch, -1, -1), frame_rows], dim=1)
         types = self.token_type_embeddings.weight
-        kinds = torch.cat(
-            [types[1].expand(batch, n, -1), types[0].expand(batch, tokens.shape[1] - n, -1)], dim=1
-        )
+        kinds = torch.cat([types[1].expand(batch, n, -1), types[0].expand(batch, tokens.shape[1] - n, -1)], dim=1)
         return self.LayerNorm(tokens + positions + kinds)
 
 

@@ -106,9 +106,13 @@ class VTNBase(nn.Module):
             lengths = torch.full((batch,), frames, dtype=torch.int32, device=features.device)
         if not torch.compiler.is_compiling():
             if tuple(frame_index.shape) != (batch, frames) or int(frame_index.min()) < 0:
-                raise ShapeError(f"frame_index: got {tuple(frame_index.shape)}, expected ({batch}, {frames}) of values ≥ 0")
+                raise ShapeError(
+                    f"frame_index: got {tuple(frame_index.shape)}, expected ({batch}, {frames}) of values ≥ 0"
+                )
             if tuple(lengths.shape) != (batch,) or int(lengths.min()) < 1 or int(lengths.max()) > frames:
-                raise ShapeError(f"lengths: got {lengths.tolist()}, expected {batch} values in 1..{frames} (valid frames)")
+                raise ShapeError(
+                    f"lengths: got {lengths.tolist()}, expected {batch} values in 1..{frames} (valid frames)"
+                )
         # Padding is no input: whatever stands there (NaN too) must not reach a product with weight 0.
         valid = torch.arange(frames, device=features.device, dtype=torch.int32) < lengths[:, None]
         features = torch.where(valid[..., None], features, torch.zeros_like(features[:1, :1, :1]))

@@ -91,4 +91,3 @@ def require_passed(checks: Iterable[Check]) -> None:
 
 def _largest(array: Array) -> float:
     return float(np.max(np.abs(array.astype(np.float64)))) if array.size else 0.0
-

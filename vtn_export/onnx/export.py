@@ -145,9 +145,7 @@ def _renamed(nodes: list[onnx.NodeProto], names: dict[str, str]) -> Iterator[onn
             yield node
 
 
-def _export(
-    module: nn.Module, inputs: dict[str, Tensor], axes: dict[str, dict[int, Dim]]
-) -> onnx.ModelProto:
+def _export(module: nn.Module, inputs: dict[str, Tensor], axes: dict[str, dict[int, Dim]]) -> onnx.ModelProto:
     try:
         with exporting(), torch.no_grad(), _quiet():
             program = torch.onnx.export(
@@ -193,7 +191,9 @@ def _finish(model: onnx.ModelProto, part: Part, spec: GraphSpec) -> onnx.ModelPr
     graph.name = part
     nested = [node.name for node in graph.node if any(a.HasField("g") for a in node.attribute)]
     if nested:
-        raise ExportError(f"{part}: data-dependent control flow in the exported graph ({nested[0]}); remove it from the backbone")
+        raise ExportError(
+            f"{part}: data-dependent control flow in the exported graph ({nested[0]}); remove it from the backbone"
+        )
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.ir_version = IR_VERSION

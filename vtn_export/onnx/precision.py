@@ -61,8 +61,7 @@ class Kept:
 def max_of(precision: Precision) -> float:
     """The largest finite value of the type."""
     dtype = NUMPY_TYPE[precision]
-    info = ml_dtypes.finfo(dtype) if precision == "bf16" else np.finfo(dtype)
-    return float(info.max)
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
 
 
 def ulp(value: float, precision: Precision) -> float:
@@ -125,8 +124,7 @@ class _Typer:
         )
         opset = _BF16_OPSET if self.precision == "bf16" else OPSET
         opsets = [
-            helper.make_opsetid(o.domain, opset if o.domain == "" else o.version)
-            for o in self.source.opset_import
+            helper.make_opsetid(o.domain, opset if o.domain == "" else o.version) for o in self.source.opset_import
         ]
         typed = helper.make_model(
             graph, opset_imports=opsets, ir_version=self.source.ir_version, producer_name=self.source.producer_name
@@ -189,7 +187,7 @@ class _Typer:
             return name
         key = (name, dtype)
         if key not in self.made:
-            suffix = {TensorProto.FLOAT: "fp32"}.get(dtype, self.precision)
+            suffix = "fp32" if dtype == TensorProto.FLOAT else self.precision
             self.made[key] = f"{name}.{suffix}"
             self.nodes.append(
                 helper.make_node("Cast", [name], [self.made[key]], name=f"{name}/Cast.{suffix}", to=dtype)

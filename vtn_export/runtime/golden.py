@@ -6,6 +6,7 @@ are drawn from them by row. Samples of the temporal part have seeded features of
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,15 +125,13 @@ def samples(path: Path, part: Part, preprocessing: Preprocessing, input_type: In
                         {FRAMES: graph_frames(frames[a:b], preprocessing, input_type)},
                         {FEATURES: features[a:b]},
                     )
-                    for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+                    for a, b in itertools.pairwise(bounds)
                 ]
             result = []
             for index, inputs in enumerate(full_inputs(frames, golden["frame_index"])):
                 inputs[FRAMES] = graph_frames(inputs[FRAMES], preprocessing, input_type)
                 shape = inputs[FRAMES].shape[:2]
-                result.append(
-                    Sample(f"clip {index}: {shape}", inputs, {LOGITS: golden[f"full.{index}.logits"]})
-                )
+                result.append(Sample(f"clip {index}: {shape}", inputs, {LOGITS: golden[f"full.{index}.logits"]}))
             return result
     except (KeyError, ValueError, OSError, IndexError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: malformed golden file ({error!r})") from None

@@ -1,0 +1,78 @@
+"""Which session runs a bundle's part: the one place that knows every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vtn_export.bundle import Bundle
+from vtn_export.deps import require
+from vtn_export.runtime.session import OrtSession, Session
+from vtn_export.spec import Part
+
+Backend = Literal["ort", "torch"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+class Sessions:
+    """Sessions of one bundle on one backend, opened when asked for, closed together.
+
+    exact: for a 16-bit bundle, show what its type does to the numbers (the rounding copy of the
+    graph); without it ONNX Runtime computes fp16 as its CPU kernels do. bf16, for which it has no
+    kernels, always runs as the rounding copy.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend = "ort",
+        *,
+        checkpoint: Path | None = None,
+        threads: int | None = None,
+        exact: bool = False,
+    ) -> None:
+        self.bundle, self.backend = bundle, backend
+        self._checkpoint, self._threads, self._exact = checkpoint, threads, exact
+        self._open: dict[Part, Session] = {}
+        self._model: Any = None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the numbers come from the rounding copy."""
+        precision = self.bundle.manifest.precision
+        return self.backend == "ort" and (precision == "bf16" or (precision == "fp16" and self._exact))
+
+    def __getitem__(self, part: Part) -> Session:
+        """Raises BundleError, BackendError, MissingDependencyError, CheckpointError."""
+        if part not in self._open:
+            self._open[part] = self._make(part)
+        return self._open[part]
+
+    def _make(self, part: Part) -> Session:
+        spec = self.bundle.graph(part).spec
+        if self.backend == "torch":
+            require("torch")
+            from vtn_export.model.torch_session import TorchSession, model_of
+
+            if self._model is None:
+                self._model = model_of(self.bundle.manifest, self._checkpoint)
+            return TorchSession(self._model, self.bundle.manifest, part)
+        path = self.bundle.graph_path(part)
+        if self.emulated:
+            import onnx
+
+            from vtn_export.onnx.precision import rounding_copy
+
+            return OrtSession(rounding_copy(onnx.load(path)).SerializeToString(), spec, threads=self._threads)
+        return OrtSession(path, spec, threads=self._threads)
+
+    def close(self) -> None:
+        for session in self._open.values():
+            session.close()
+        self._open.clear()
+
+    def __enter__(self) -> Sessions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
