@@ -99,7 +99,8 @@ def count_packets(path: PathLike) -> int | None:
         declared = _declared_frames(stream)
         if declared is None:
             return None
-        trusted, first, packets = stream.codec_context.name in ONE_PACKET_ONE_FRAME, None, 0
+        codec = stream.codec_context.name
+        trusted, first, packets = codec in ONE_PACKET_ONE_FRAME, None, 0
         for packet in container.demux(stream):
             if packet.dts is None and packet.size == 0:
                 continue  # PyAV's flush packet
@@ -110,7 +111,9 @@ def count_packets(path: PathLike) -> int | None:
             trusted &= packet.size > 0 and not packet.is_discard
             # a picture shown before the first key frame refers to one that was cut off
             trusted &= first is not None and packet.pts is not None and packet.pts >= first
-        if packets < declared and "mp4" in container.format.name:
+        # MP4's index lists every frame. AVI's count may include ones that old codecs packed or skipped.
+        name = container.format.name
+        if packets < declared and ("mp4" in name or (name == "avi" and codec in ONE_PACKET_ONE_FRAME)):
             raise _too_few(path, packets, f"{declared} as its index lists")
     return packets if trusted and packets == declared and packets > 0 else None
 

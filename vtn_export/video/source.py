@@ -143,6 +143,8 @@ def open_video(path: str | os.PathLike[str], threads: int = 0) -> Iterator[tuple
     try:
         # "file:" so that no name is taken for a protocol; tags in a broken encoding are no reason to fail
         container = av.open(f"file:{file}", metadata_errors="replace")
+    except av.error.EOFError:
+        raise VideoError(f"{file}: got a file that ends before its first frame, expected a video") from None
     except av.FFmpegError as error:
         raise VideoError(f"{file}: not a video that FFmpeg can open ({_reason(error)})") from None
     try:

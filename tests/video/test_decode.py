@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import io
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.video import make
+from vtn_export.errors import UsageError, VideoError
+from vtn_export.video import count_frames, count_packets, decode, probe
+
+# the package's attribute of that name is the function
+ROOM = sys.modules["vtn_export.video.decode"]
+
+# file name, codec, pixel format, can its packets be counted
+KINDS = [
+    ("a.mp4", "libx264", "yuv420p", True),
+    ("a.mov", "libx264", "yuv420p", True),
+    ("b.mp4", "mpeg4", "yuv420p", False),
+    ("a.mkv", "libx264", "yuv420p", False),
+    ("a.webm", "libvpx-vp9", "yuv420p", False),
+    ("b.webm", "libvpx", "yuv420p", False),
+    ("a.avi", "mpeg4", "yuv420p", False),
+    ("b.avi", "mjpeg", "yuvj420p", True),
+    ("a.ts", "libx264", "yuv420p", False),
+    ("a.h264", "libx264", "yuv420p", False),
+    ("a.mpg", "mpeg2video", "yuv420p", False),
+    ("a.flv", "libx264", "yuv420p", False),
+    ("a.gif", "gif", "rgb8", False),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "pix_fmt", "countable"), KINDS)
+def test_every_container(tmp_path: Path, name: str, codec: str, pix_fmt: str, countable: bool) -> None:
+    path = make.write(tmp_path / name, make.flat_frames(20), codec, pix_fmt)
+    info = probe(path)
+    assert (info.width, info.height, info.rotation) == (64, 48, 0)
+    assert info.declared_frames in (20, None)
+    assert count_frames(path) == 20
+    assert count_packets(path) == (20 if countable else None)
+    frames = list(decode(path))
+    assert [number for number, _ in frames] == list(range(20))
+    # palette and chroma rounding move a level by a few, numbers are 6 apart
+    tolerance = 20 if codec == "gif" else make.STEP / 2  # a palette of 256 colours has few grays
+    for number, frame in frames:
+        assert frame.shape == (48, 64, 3) and frame.dtype == np.uint8 and frame.flags.c_contiguous
+        assert abs(float(frame.mean()) - 10 - make.STEP * number) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "codec", "pix_fmt", "suffix"),
+    [
+        (1, 1, "ffv1", "bgr0", "mkv"),
+        (1, 1, "libvpx-vp9", "yuv420p", "webm"),
+        (5, 3, "ffv1", "yuv444p", "mkv"),
+        (67, 101, "libx264", "yuv444p", "mp4"),
+        (67, 101, "ffv1", "yuv420p", "mkv"),
+        (48, 64, "libx264", "yuv420p10le", "mp4"),
+        (48, 64, "ffv1", "gray", "mkv"),
+        (48, 64, "ffv1", "gray16le", "mkv"),
+        (48, 64, "prores_ks", "yuv422p10le", "mov"),
+        (48, 64, "png", "rgba", "mov"),
+        (48, 64, "rawvideo", "bgr24", "avi"),
+    ],
+)
+def test_sizes_and_pixel_formats(
+    tmp_path: Path, height: int, width: int, codec: str, pix_fmt: str, suffix: str
+) -> None:
+    path = make.write(tmp_path / f"a.{suffix}", make.flat_frames(5, height, width), codec, pix_fmt)
+    frames = [frame for _, frame in decode(path)]
+    assert [frame.shape for frame in frames] == [(height, width, 3)] * 5
+    assert [make.number_of(frame) for frame in frames] == list(range(5))
+
+
+def test_colours_are_rgb(tmp_path: Path) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[...] = 200, 100, 30
+    path = make.write(tmp_path / "a.mp4", [image], "libx264", "yuv444p")
+    _, frame = next(decode(path))
+    assert np.abs(frame.astype(int) - image).max() <= 3
+
+
+TURNS: dict[str, tuple[tuple[int, int, int, int], int, Any]] = {
+    "none": ((1, 0, 0, 1), 0, lambda f: f),
+    "90 clockwise": ((0, 1, -1, 0), 90, lambda f: np.rot90(f, -1)),
+    "180": ((-1, 0, 0, -1), 180, lambda f: np.rot90(f, 2)),
+    "270 clockwise": ((0, -1, 1, 0), 270, lambda f: np.rot90(f, 1)),
+    "mirrored": ((-1, 0, 0, 1), 0, lambda f: f[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), 0, lambda f: f[::-1]),
+    "transposed": ((0, 1, 1, 0), 0, lambda f: f.transpose(1, 0, 2)),
+    "zero matrix": ((0, 0, 0, 0), 0, lambda f: f),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_frames_come_upright(tmp_path: Path, turn: str) -> None:
+    matrix, degrees, expected = TURNS[turn]
+    path = make.write(tmp_path / "a.mp4", make.textured_frames(2, 32, 64))
+    stored = [frame for _, frame in decode(path)]
+    make.turn(path, *matrix)
+    upright = [frame for _, frame in decode(path)]
+    info = probe(path)
+    assert info.rotation == degrees
+    for frame, reference in zip(upright, stored, strict=True):
+        assert (frame == expected(reference)).all() and frame.flags.c_contiguous
+        assert frame.shape[:2] == (info.height, info.width)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_variable_frame_rate_counts_frames(tmp_path: Path, name: str) -> None:
+    times = [0, 40, 50, 400, 1000, 1010, 1900]
+    path = make.write(tmp_path / name, make.flat_frames(7), times_ms=times)
+    assert count_frames(path) == 7
+    assert [make.number_of(frame) for _, frame in decode(path)] == list(range(7))
+
+
+@pytest.mark.parametrize(("name", "pipe"), [("a.mkv", "matroska"), ("a.ts", "mpegts"), ("a.h264", "h264")])
+def test_unknown_length(tmp_path: Path, name: str, pipe: str) -> None:
+    path = make.write(tmp_path / name, make.flat_frames(23), pipe=pipe)
+    info = probe(path)
+    assert info.declared_frames is None and (pipe == "mpegts" or info.duration is None)
+    seen: list[int] = []
+    assert count_frames(path, seen.append) == 23 and seen == list(range(1, 24))
+
+
+def test_fragmented_mp4(tmp_path: Path) -> None:
+    path = make.write(
+        tmp_path / "a.mp4", make.flat_frames(20), pipe="mp4", options={"movflags": "frag_keyframe+empty_moov"}
+    )
+    assert count_packets(path) is None
+    assert count_frames(path) == 20
+
+
+def test_frames_cut_off_by_an_edit_list_do_not_count(tmp_path: Path) -> None:
+    path = make.write(
+        tmp_path / "a.mp4",
+        make.flat_frames(20),
+        times_ms=[40 * (i - 5) for i in range(20)],
+        options={"avoid_negative_ts": "disabled"},
+    )
+    assert probe(path).declared_frames == 20
+    assert count_packets(path) is None
+    assert count_frames(path) == 15
+    assert [make.number_of(frame) for _, frame in decode(path)] == list(range(5, 20))
+
+
+def test_number_of_frames_tag_of_matroska(tmp_path: Path) -> None:
+    path = make.write(tmp_path / "a.mkv", make.flat_frames(9))
+    assert count_packets(path) is None
+    with_tag = tmp_path / "b.mkv"
+    remux_with_tag(path, with_tag, "NUMBER_OF_FRAMES", "9")
+    assert count_packets(with_tag) == 9
+    remux_with_tag(path, with_tag, "NUMBER_OF_FRAMES-eng", "12")  # a stale tag is no error
+    assert count_packets(with_tag) is None and count_frames(with_tag) == 9
+
+
+def remux_with_tag(source: Path, target: Path, name: str, value: str) -> None:
+    import av
+
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream: Any = new.add_stream_from_template(old.streams.video[0])
+        stream.metadata[name] = value
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "h264"])
+def test_size_changes_in_the_stream(tmp_path: Path, suffix: str) -> None:
+    parts = [
+        make.write(tmp_path / f"{i}.{suffix}", make.flat_frames(6, *size), codec_options={"bf": "0"})
+        for i, size in enumerate([(48, 64), (80, 96)])
+    ]
+    path = tmp_path / f"both.{suffix}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert [frame.shape[:2] for _, frame in decode(path)] == [(48, 64)] * 6 + [(80, 96)] * 6
+    assert [make.number_of(frame) for _, frame in decode(path)] == [*range(6), *range(6)]
+
+
+@pytest.mark.parametrize("suffix", ["ts", "h264"])
+def test_a_recording_that_starts_between_key_frames(tmp_path: Path, suffix: str) -> None:
+    path = make.write(tmp_path / f"a.{suffix}", make.textured_frames(40), codec_options={"g": "12"})
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 6 // 188 * 188 :])
+    frames = list(decode(path))
+    assert 20 < len(frames) < 40 and [number for number, _ in frames] == list(range(len(frames)))
+    assert count_frames(path) == len(frames)
+
+
+def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
+    path = tmp_path / "a%03d.png"  # a name that FFmpeg's picture reader takes for a pattern elsewhere
+    path.write_bytes(make.png(20, 30))
+    assert count_frames(path) == 1
+    assert next(decode(path))[1].shape == (20, 30, 3)
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make.write(tmp_path_factory.mktemp("numbered") / "a.mp4", make.textured_frames(20, 24, 32))
+
+
+@pytest.fixture(scope="module")
+def whole(numbered: Path) -> list[npt.NDArray[np.uint8]]:
+    return [frame for _, frame in decode(numbered)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(wanted=st.lists(st.integers(0, 19), max_size=40).map(sorted))
+def test_indices_pick_from_the_whole(numbered: Path, whole: list[npt.NDArray[np.uint8]], wanted: list[int]) -> None:
+    picked = list(decode(numbered, wanted))
+    assert [number for number, _ in picked] == wanted
+    assert all((frame == whole[number]).all() for number, frame in picked)
+
+
+class Spy:
+    """Counts the frames that are decoded and those converted to RGB."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.decoded = self.converted = 0
+        frames, to_rgb = ROOM._frames, ROOM._to_rgb
+
+        def spy_frames(*args: Any) -> Iterator[Any]:
+            for frame in frames(*args):
+                self.decoded += 1
+                yield frame
+
+        def spy_to_rgb(*args: Any) -> Any:
+            self.converted += 1
+            return to_rgb(*args)
+
+        monkeypatch.setattr(ROOM, "_frames", spy_frames)
+        monkeypatch.setattr(ROOM, "_to_rgb", spy_to_rgb)
+
+
+def test_only_what_is_wanted_is_converted(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(monkeypatch)
+    picked = [frame for _, frame in decode(numbered, [2, 2, 2, 7])]
+    assert (spy.decoded, spy.converted) == (8, 2)  # and nothing after the last
+    assert picked[0] is picked[1] is picked[2]
+
+
+def test_counting_packets_decodes_nothing(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(monkeypatch)
+    assert count_frames(numbered) == 20 and spy.decoded == 0
+
+
+def test_nothing_is_wanted(numbered: Path) -> None:
+    assert list(decode(numbered, [])) == []
+
+
+def test_stops_when_cancelled(numbered: Path) -> None:
+    seen: list[int] = []
+    for number, _ in decode(numbered, cancelled=lambda: len(seen) >= 3):
+        seen.append(number)
+    assert 3 <= len(seen) < 20
+    assert list(decode(numbered, [19], cancelled=lambda: True)) == []
+
+
+@pytest.mark.parametrize("wanted", [[3, 2], [-1, 2]])
+def test_refuses_unsorted_indices(numbered: Path, wanted: list[int]) -> None:
+    with pytest.raises(UsageError, match="sorted"):
+        decode(numbered, wanted)  # at the call, not at the first frame
+
+
+def test_refuses_frames_that_do_not_exist(numbered: Path) -> None:
+    with pytest.raises(VideoError, match="got 20 frames, expected frame 25 too"):
+        list(decode(numbered, [1, 25]))
+
+
+def test_accepts_names_that_look_like_protocols(numbered: Path, tmp_path: Path) -> None:
+    for name in ("concat:a.mp4", "http:a", "ä ö%d.mp4", "-i.mp4"):
+        path = tmp_path / name
+        path.write_bytes(numbered.read_bytes())
+        assert count_frames(path) == 20
+        assert count_frames(str(path)) == 20
+
+
+def test_box_sizes() -> None:
+    """The walkers over container sizes, on what a file may hold besides the usual."""
+    from vtn_export.video.source import declared_size
+
+    def declared(data: bytes) -> int:
+        return declared_size(io.BytesIO(data), len(data))
+
+    def box(kind: bytes, body: bytes, size: int | None = None) -> bytes:
+        return struct.pack(">I4s", len(body) + 8 if size is None else size, kind) + body
+
+    start = box(b"ftyp", b"isom" * 3)
+    assert declared(start + box(b"mdat", b"x" * 50)) == 0
+    assert declared(start + box(b"mdat", b"x" * 50, 59)) == len(start) + 59
+    assert declared(start + box(b"mdat", b"x" * 50, 0)) == 0  # up to the end of the file
+    assert declared(start + struct.pack(">I4sQ", 1, b"mdat", 70) + b"x" * 50) == len(start) + 70
+    assert declared(start + bytes(100)) == 0  # padding behind the last box
+    assert declared(start[:7]) == 0
+    riff = struct.pack("<4sI4s", b"RIFF", 24, b"AVI ") + b"x" * 20
+    assert declared(riff) == 0 and declared(riff[:-1]) == 32
+    assert declared(riff + struct.pack("<4sI4s", b"RIFF", 24, b"AVIX") + b"x" * 10) == 64
+    assert declared(struct.pack("<4sI4s", b"RIFF", 0, b"AVI ") + b"x" * 20) == 0
+    ebml = b"\x1a\x45\xdf\xa3\x84abcd"
+    assert declared(ebml + b"\x18\x53\x80\x67\x8a" + b"x" * 10) == len(ebml) + 15
+    assert declared(ebml + b"\x18\x53\x80\x67\x8a" + b"x" * 7) == len(ebml) + 15
+    assert declared(ebml + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"x" * 9) == 0  # unknown
+    assert declared(ebml + b"\xec\x82xx" + b"\x18\x53\x80\x67\xa0" + b"x" * 10) == len(ebml) + 41
+    assert declared(b"plain text, long enough") == 0
