@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from vtn_export.errors import BundleError, ShapeError
 
 Part = Literal["full", "backbone", "temporal"]
 Precision = Literal["fp32", "fp16", "bf16"]
 InputType = Literal["uint8", "float32"]
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+else:
+    Array = Any  # the command line reads this module at start-up: numpy would double its time
 
 PARTS: tuple[Part, ...] = get_args(Part)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -51,9 +54,7 @@ class Preprocessing:
         """Read what `to_json` wrote. Raises BundleError."""
         try:
             mean, std = (tuple(float(v) for v in data[key]) for key in ("mean", "std"))
-            short_side, crop_size, num_frames = (
-                int(data[key]) for key in ("short_side", "crop_size", "num_frames")
-            )
+            short_side, crop_size, num_frames = (int(data[key]) for key in ("short_side", "crop_size", "num_frames"))
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"preprocessing: malformed ({error!r})") from None
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or min(short_side, crop_size, num_frames) < 1:
@@ -108,9 +109,7 @@ class GraphSpec:
             raise BundleError(f"manifest: malformed graph interface ({error!r})") from None
 
 
-def graph_spec(
-    part: Part, *, crop_size: int, feature_dim: int, num_classes: int, input_type: InputType
-) -> GraphSpec:
+def graph_spec(part: Part, *, crop_size: int, feature_dim: int, num_classes: int, input_type: InputType) -> GraphSpec:
     """The interface of one part. Integers are int32, features and logits float32 in every precision.
 
     frames: uint8 RGB `[…, H, W, 3]`, or float32 `[…, 3, H, W]` already normalised.
@@ -137,6 +136,8 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, Array]) -> None:
 
     Named axes must agree with each other across inputs and be ≥ 1; `lengths` must be in 1..frames.
     """
+    import numpy as np
+
     names = [tensor.name for tensor in spec.inputs]
     if set(inputs) != set(names):
         raise ShapeError(f"inputs: got {sorted(inputs)}, expected {sorted(names)}")

@@ -1,0 +1,115 @@
+"""What every command prints with: results on stdout, progress and errors on stderr, one line an error."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from vtn_export.errors import INTERRUPTED_EXIT_CODE, MemoryForecastError, OutputError, VtnError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors a user can fix into one line and their exit code; with --json also into JSON."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except VtnError as error:
+            fail(str(error), error.exit_code, as_json=bool(kwargs.get("as_json")))
+        except KeyboardInterrupt:
+            fail("interrupted; nothing was changed", INTERRUPTED_EXIT_CODE, as_json=bool(kwargs.get("as_json")))
+        except MemoryError:
+            fail(
+                "out of memory; use --mode chunked, a smaller --chunk or --batch",
+                MemoryForecastError.exit_code,
+                as_json=bool(kwargs.get("as_json")),
+            )
+        except BrokenPipeError:
+            sys.stderr.close()  # whoever read our output has gone: nobody to tell
+            raise typer.Exit(OutputError.exit_code) from None
+
+    return run
+
+
+def fail(message: str, code: int, *, as_json: bool = False) -> NoReturn:
+    """Print the one line and exit with `code`."""
+    line = " ".join(message.split())
+    if as_json:
+        print_json({"error": line, "exit_code": code})
+    typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(code)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout; numbers that JSON lacks become strings."""
+    typer.echo(json.dumps(_plain(data), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    return value
+
+
+def note(message: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    typer.echo(message, err=True)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+class Steps:
+    """Stages of a long command: a spinner with the stage's name, and its seconds when it is done."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        import time
+
+        start = time.perf_counter()
+        with self.console.status(name):
+            yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self.console.print(f"[green]✓[/green] {name} [dim]{self.seconds[name]:.1f} s[/dim]")
+
+
+@contextmanager
+def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; yields a function that takes how much was done since the last call."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.advance(task, done)

@@ -1,0 +1,51 @@
+"""`vtn-export inspect`: what is in a bundle."""
+
+from __future__ import annotations
+
+from vtn_export.cli.console import print_json, print_table, reported
+from vtn_export.cli.options import DEFAULT_BUNDLE, BundleArgument, Json
+
+
+@reported
+def command(bundle: BundleArgument = DEFAULT_BUNDLE, as_json: Json = False) -> None:
+    """Show a bundle's graphs, interfaces, accuracy, memory and weights; every file's hash is compared."""
+    from vtn_export.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    opened.verify()
+    manifest = opened.manifest
+    sizes = {name: (opened.path / name).stat().st_size for name in manifest.files}
+    if as_json:
+        print_json({"bundle": str(bundle), **manifest.to_json(), "bytes": sizes})
+        return
+    weights = manifest.weights
+    origin = f"RANDOM, seed {weights.get('seed')}" if manifest.random_weights else str(weights.get("checkpoint"))
+    p = manifest.preprocessing
+    rows = [
+        ["model", manifest.name],
+        ["precision", manifest.precision],
+        ["weights", origin],
+        ["fingerprint", str(weights.get("fingerprint"))[:16] + "…"],
+        ["preprocessing", f"short side {p.short_side}, crop {p.crop_size}, mean {p.mean}, std {p.std}"],
+        ["frames a video", str(p.num_frames)],
+        ["classes", str(len(opened.labels()))],
+        ["custom op", f"vtn::SlidingWindowAttention version {manifest.op_version}"],
+        ["made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())],
+    ]
+    print_table(str(bundle), ["", ""], rows)
+    graphs = []
+    for part, graph in manifest.graphs.items():
+        interface = [f"in  {t.describe()}" for t in graph.spec.inputs] + [
+            f"out {t.describe()}" for t in graph.spec.outputs
+        ]
+        size = sum(size for name, size in sizes.items() if name.startswith(graph.file))
+        graphs.append(
+            [
+                part,
+                "\n".join(interface),
+                f"{size / 1e6:.1f} MB",
+                f"{graph.bytes_per_frame / 1e3:.0f} kB",
+                f"{graph.measured:.1e} ≤ {graph.tolerance:.1e}",
+            ]
+        )
+    print_table("graphs", ["part", "interface", "file", "memory a frame", "error ≤ tolerance"], graphs)

@@ -1,0 +1,51 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtn_export.errors import UsageError
+
+DEFAULT_BUNDLE = Path("vtn-bundle")
+
+RARE = "Rare options"
+
+BundleArgument = Annotated[Path, typer.Argument(help="The folder that `vtn-export onnx` wrote.", show_default=True)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
+Backend = Annotated[str, typer.Option("--backend", help="ort (ONNX Runtime) or torch (the reference).")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", help="The weights the bundle was exported from, for --backend torch.", rich_help_panel=RARE
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads (default: every processor).", rich_help_panel=RARE),
+]
+Frames = Annotated[
+    str | None,
+    typer.Option("--frames", help="Frames spread evenly over the video, or `all` (default: the bundle's)."),
+]
+Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames a call of the backbone.")]
+
+
+def one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
+    """`value` if it is allowed. Raises UsageError."""
+    if value not in allowed:
+        raise UsageError(f"{option}: got {value!r}, expected one of {', '.join(allowed)}")
+    return value
+
+
+def frame_count(value: str | None, default: int) -> int | None:
+    """--frames as a number, None for `all`. Raises UsageError."""
+    if value is None:
+        return default
+    if value == "all":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise UsageError(f"--frames: got {value!r}, expected a number of at least 1 or `all`")
+    return int(value)

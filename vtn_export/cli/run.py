@@ -1,0 +1,105 @@
+"""`vtn-export run`: classify a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from vtn_export.cli.console import note, print_json, print_table, progress_bar, reported
+from vtn_export.cli.options import (
+    Backend,
+    BundleArgument,
+    Checkpoint,
+    Chunk,
+    Frames,
+    Json,
+    Threads,
+    frame_count,
+    one_of,
+)
+from vtn_export.errors import UsageError
+
+MODES = ("full", "chunked", "features")
+
+
+@reported
+def command(
+    bundle: BundleArgument,
+    video: Annotated[Path, typer.Argument(help="A video file, or features that `vtn-export features` stored.")],
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="full, chunked or features (default: chunked for videos, features for .npz)."),
+    ] = None,
+    frames: Frames = None,
+    chunk: Chunk = 16,
+    backend: Backend = "ort",
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to print.")] = 5,
+    checkpoint: Checkpoint = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Name what happens in a video: the whole of it in one look."""
+    from vtn_export.backends import BACKENDS, Sessions
+    from vtn_export.backends import Backend as BackendName
+    from vtn_export.bundle import Bundle
+    from vtn_export.runtime import inference
+    from vtn_export.runtime.features import SUFFIX, Features
+    from vtn_export.video import ClipReader, count_frames
+
+    chosen = one_of(mode or ("features" if video.suffix == SUFFIX else "chunked"), MODES, "--mode")
+    one_of(backend, BACKENDS, "--backend")
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    labels = opened.labels()
+    if (chosen == "features") != (video.suffix == SUFFIX):
+        stored_features = f"stored features; make them with `vtn-export features {bundle} {video}`"
+        expected = stored_features if chosen == "features" else "a video"
+        raise UsageError(f"--mode {chosen}: got {video}, expected {expected}")
+    with Sessions(opened, cast(BackendName, backend), checkpoint=checkpoint, threads=threads) as sessions:
+        if chosen == "features":
+            stored = Features.load(video)
+            stored.require_backbone_of(opened)
+            result = inference.classify_features(sessions["temporal"], stored)
+        else:
+            wanted = frame_count(frames, manifest.preprocessing.num_frames)
+            with ClipReader(video, manifest.preprocessing, wanted, chunk=chunk) as reader:
+                if chosen == "full":
+                    inference.require_memory_for_full(opened, reader.num_frames or count_frames(video))
+                    session = sessions["full"]
+                    with progress_bar("decode", reader.num_frames) as advance:
+                        result = inference.classify_full(session, reader, advance)
+                else:
+                    backbone, temporal = sessions["backbone"], sessions["temporal"]
+                    with progress_bar("backbone", reader.num_frames) as advance:
+                        result = inference.classify_chunked(backbone, temporal, reader, advance)
+        emulated = sessions.emulated
+    if emulated:
+        note(f"{manifest.precision} is emulated: a float32 copy of the graph rounds after every node")
+    ranking = result.top(min(top, len(labels)), labels)
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "input": str(video),
+                "mode": chosen,
+                "backend": backend,
+                "emulated": emulated,
+                "random_weights": manifest.random_weights,
+                "frames": len(result.frame_index),
+                "frame_index": {"first": int(result.frame_index[0]), "last": int(result.frame_index[-1])},
+                "top": [{"label": label, "probability": probability} for label, probability in ranking],
+                "logits": [float(value) for value in result.logits],
+                "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+            }
+        )
+        return
+    if manifest.random_weights:
+        note("the bundle has random weights: the numbers are right, the names mean nothing")
+    print_table(
+        f"{video.name}: {len(result.frame_index)} frames, {chosen}, {backend}",
+        ["class", "probability"],
+        [[label, f"{probability:.4f}"] for label, probability in ranking],
+    )
+    typer.echo("  ".join(f"{stage} {value:.2f} s" for stage, value in result.seconds.items()))
