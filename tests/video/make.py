@@ -129,11 +129,14 @@ def cut(path: Path, keep: float) -> Path:
     return path
 
 
-def corrupt(path: Path, at: float, length: int = 400, seed: int = 0) -> Path:
-    """Overwrite `length` bytes at the fraction `at` of the file with noise."""
+def corrupt(path: Path, packet: int, seed: int = 0) -> Path:
+    """Overwrite the middle third of a video packet (in decoding order) with noise."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        position, size = packets[packet].pos, packets[packet].size
+    assert position is not None
     data = bytearray(path.read_bytes())
-    start = int(len(data) * at)
-    length = min(length, len(data) - start)
+    start, length = position + size // 3, size // 3
     data[start : start + length] = random.Random(seed).randbytes(length)
     path.write_bytes(data)
     return path

@@ -148,7 +148,7 @@ def test_cut_short(tmp_path: Path, name: str, codec: str, options: dict[str, str
 
 def test_fewer_frames_than_the_index_lists(tmp_path: Path) -> None:
     """The boxes' sizes are right, but samples that the index points at are not there."""
-    path = make.write(tmp_path / "a.mp4", make.textured_frames(20), options=FASTSTART)
+    path = make.write(tmp_path / "a.mp4", make.textured_frames(20), codec_options={"g": "4"}, options=FASTSTART)
     data = bytearray(path.read_bytes())
     at = data.index(b"mdat") - 4
     keep = (len(data) - at) // 2
@@ -160,7 +160,9 @@ def test_fewer_frames_than_the_index_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["ts", "h264"])
 def test_the_last_frame_cut_where_no_length_is_known(tmp_path: Path, suffix: str) -> None:
     path = make.write(tmp_path / f"a.{suffix}", make.textured_frames(40), codec_options={"g": "12"})
-    refuse(make.cut(path, 0.9), "damaged at or just after frame", count_frames, read_all)
+    make.cut(path, 0.9)
+    for _ in range(5):  # it must not depend on which thread was faster
+        refuse(path, "damaged at or just after frame", count_frames, read_all)
 
 
 @pytest.mark.parametrize(
@@ -170,13 +172,13 @@ def test_the_last_frame_cut_where_no_length_is_known(tmp_path: Path, suffix: str
 def test_damage_in_the_middle(tmp_path: Path, name: str, codec: str, seed: int) -> None:
     """FFmpeg would paint over it; features of painted frames would pass for real ones."""
     path = make.write(tmp_path / name, make.textured_frames(40), codec, codec_options={"g": "12"})
-    make.corrupt(path, 0.5, length=1500, seed=seed)
+    make.corrupt(path, 24, seed)
     refuse(path, "damaged at or just after frame", lambda p: list(decode(p)), read_all)
 
 
 def test_damage_behind_the_last_wanted_frame_does_not_matter(tmp_path: Path) -> None:
     path = make.write(tmp_path / "a.mp4", make.textured_frames(40), codec_options={"g": "12"}, options=FASTSTART)
-    make.corrupt(path, 0.8, length=1500)
+    make.corrupt(path, 24)
     assert [number for number, _ in decode(path, [0, 5])] == [0, 5]
     refuse(path, "damaged", lambda p: list(decode(p, [0, 39])))
 
@@ -186,8 +188,8 @@ def test_ffmpeg_is_silent(tmp_path: Path) -> None:
     good = make.write(tmp_path / "good.mp4", make.textured_frames(40), options=FASTSTART)
     damaged, cut, noise = (tmp_path / name for name in ("damaged.mp4", "cut.ts", "noise.mp4"))
     damaged.write_bytes(good.read_bytes())
-    make.corrupt(damaged, 0.5, length=1500)
-    make.cut(make.write(cut, make.textured_frames(40)), 0.7)
+    make.corrupt(damaged, 0)
+    make.cut(make.write(cut, make.textured_frames(40), codec_options={"g": "12"}), 0.9)
     noise.write_bytes(b"\0" * 4000)
     code = """
 import sys

@@ -74,9 +74,10 @@ class ClipReader:
 
     def __iter__(self) -> Iterator[Chunk]:
         run = _Run(self)
-        self._running.append(run)
+        self._running.append(run)  # before its thread starts, so that no `close` can miss it
         total = 0
         try:
+            run.thread.start()
             while (chunk := run.next()) is not None:
                 total += len(chunk[1])
                 yield chunk
@@ -108,7 +109,6 @@ class _Run:
         self.queue: _Queue = queue.Queue(reader.prefetch)
         # daemon: a main thread that dies without closing us must not hang at exit
         self.thread = threading.Thread(target=self._work, name="vtn-export-decode", daemon=True)
-        self.thread.start()
 
     def next(self) -> Chunk | None:
         """The next chunk, None at the end. Raises what the thread ran into."""
@@ -121,7 +121,8 @@ class _Run:
         """Make the thread end, and wait for it: at most one packet's decoding or one frame's work."""
         self.stopped.set()
         self._drain()  # the thread puts at most one item more, and now finds room for it
-        self.thread.join()
+        if self.thread.ident is not None:  # not started yet: it will see the signal
+            self.thread.join()
         self._drain()
         with suppress(queue.Full):  # another thread's `stop` was faster
             self.queue.put_nowait(None)  # whoever still waits for a chunk gets the end
