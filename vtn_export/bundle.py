@@ -45,6 +45,9 @@ class GraphEntry:
     # forecast of activations in bytes: fixed + per_frame · (batch · frames)
     fixed_bytes: int
     bytes_per_frame: int
+    # float32 graphs: the tolerance that a 16-bit typing of this graph has to meet, so that a machine without
+    # torch can type it; None where PyTorch, rounded to the type, gives no finite number itself
+    typed_bounds: Mapping[Precision, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,11 @@ class Manifest:
                 part: {
                     "file": g.file,
                     **g.spec.to_json(),
-                    "accuracy": {"tolerance": g.tolerance, "measured": g.measured},
+                    "accuracy": {
+                        "tolerance": g.tolerance,
+                        "measured": g.measured,
+                        "typed_bounds": dict(g.typed_bounds),
+                    },
                     "memory": {"fixed_bytes": g.fixed_bytes, "bytes_per_frame": g.bytes_per_frame},
                 }
                 for part, g in self.graphs.items()
@@ -116,6 +123,7 @@ class Manifest:
                     measured=float(accuracy["measured"]),
                     fixed_bytes=int(memory["fixed_bytes"]),
                     bytes_per_frame=int(memory["bytes_per_frame"]),
+                    typed_bounds=_bounds(accuracy.get("typed_bounds", {})),
                 )
             files = {_plain_name(name): str(digest) for name, digest in data["files"].items()}
             precision, input_type = data["precision"], data["input_type"]
@@ -282,6 +290,15 @@ def writing_file(path: str | Path) -> Iterator[Path]:
         raise OutputError(f"writing {path}: {error.strerror or error}; nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _bounds(data: Any) -> dict[Precision, float | None]:
+    bounds: dict[Precision, float | None] = {}
+    for precision, bound in data.items():
+        if precision not in PRECISIONS:
+            raise ValueError(f"bound of precision {precision!r}")
+        bounds[precision] = None if bound is None else float(bound)
+    return bounds
 
 
 def _plain_name(name: Any) -> str:

@@ -17,6 +17,7 @@ EXTRA_OF: dict[str, str] = {
     "safetensors": "export",
     "yaml": "export",
     "tensorrt_rtx": "rtx",
+    "cuda": "trt",
 }
 
 

@@ -99,4 +99,10 @@ class PluginError(VtnError):
     exit_code = 14
 
 
+class GpuError(BackendError):
+    """No NVIDIA GPU answers on this machine (no driver, no device, or not one that CUDA can use)."""
+
+    exit_code = 15
+
+
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,17 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Reference:
-    """PyTorch's float64 outputs for the golden inputs, and the bounds that its rounding sets."""
+    """PyTorch's float64 outputs for the golden inputs, and the bounds that its rounding sets.
+
+    typed_bounds: of a float32 export, what its graphs have to meet when they are typed later.
+    """
 
     temporal: Sequence[dict[str, Array]]
     features: Array  # float64 [8, E]
     full_logits: Sequence[Array]
     temporal_logits: Sequence[Array]
     tolerance: Mapping[Part, float]
+    typed_bounds: Mapping[Precision, Mapping[Part, float]]
 
 
 def create_bundle(
@@ -139,7 +143,12 @@ def create_bundle(
             with step(f"check {part}"):
                 samples = golden.samples(folder / GOLDEN, part, resolved.preprocessing, input_type)
                 tolerance = reference.tolerance[part]
-                graphs[part], found = _write_and_check(folder, part, graph, spec, samples, precision, tolerance)
+                entry, found = _write_and_check(folder, part, graph, spec, samples, precision, tolerance)
+                typed: dict[Precision, float | None] = {
+                    p: bounds[part] if np.isfinite(bounds[part]) else None
+                    for p, bounds in reference.typed_bounds.items()
+                }
+                graphs[part] = replace(entry, typed_bounds=typed)
                 checks += found
             del graph
         require_passed(checks)
@@ -196,8 +205,8 @@ def _reference(model: VTN, frames: Array, frame_index: Array, precision: Precisi
         full_logits = [_classify(model, features[index], inputs) for index, inputs in zip(rows, full, strict=True)]
         temporal_logits = [_classify(model, inputs[FEATURES].astype(np.float64), inputs) for inputs in temporal]
         model.float()
-        tolerance: dict[Part, float] = dict.fromkeys(PARTS, FP32_TOLERANCE)
-        if precision != "fp32":
+
+        def bounds(precision: Precision) -> dict[Part, float]:
             twin = rounded_copy(model.rewrite(), precision)
             with rounding(twin, precision):
                 got = _features(twin, frames)
@@ -205,15 +214,22 @@ def _reference(model: VTN, frames: Array, frame_index: Array, precision: Precisi
                 got_temporal = [_classify(twin, inputs[FEATURES], inputs) for inputs in temporal]
 
             def bound(outputs: Sequence[Array], references: Sequence[Array]) -> float:
-                error = max(absolute_error(a, b) for a, b in zip(outputs, references, strict=True))
+                error = float(np.max([absolute_error(a, b) for a, b in zip(outputs, references, strict=True)]))
                 return typed_tolerance(error, references, precision)
 
-            tolerance = {
+            return {
                 "backbone": bound([got], [features]),
                 "full": bound(got_full, full_logits),
                 "temporal": bound(got_temporal, temporal_logits),
             }
-    return _Reference(temporal, features, full_logits, temporal_logits, tolerance)
+
+        typed: dict[Precision, dict[Part, float]] = {}
+        if precision == "fp32":
+            tolerance: dict[Part, float] = dict.fromkeys(PARTS, FP32_TOLERANCE)
+            typed = {"fp16": bounds("fp16"), "bf16": bounds("bf16")}
+        else:
+            tolerance = bounds(precision)
+    return _Reference(temporal, features, full_logits, temporal_logits, tolerance, typed)
 
 
 def _features(model: VTNBase, frames: Array) -> Array:

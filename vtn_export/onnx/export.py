@@ -101,7 +101,10 @@ def export_temporal(model: RewrittenVTN) -> onnx.ModelProto:
 
 
 def compose_full(backbone: onnx.ModelProto, temporal: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
-    """frames, frame_index, lengths → logits: the two parts joined; frames are folded into the chunk axis."""
+    """frames, frame_index, lengths → logits: the two parts joined; frames are folded into the chunk axis.
+
+    uint8 frames are cast before they are folded: TensorRT takes uint8 only as the input of a Cast.
+    """
     frames = spec.inputs[0]
     width = _dims(temporal.graph.input[0])[-1]
     per_frame, features = "full/Reshape.output", "full/backbone.output"
@@ -113,7 +116,10 @@ def compose_full(backbone: onnx.ModelProto, temporal: onnx.ModelProto, spec: Gra
         ints("full/fold.shape", [-1, *(axis for axis in frames.shape[2:] if isinstance(axis, int))]),
         ints("full/width", [int(width)]),
     ]
-    fold = helper.make_node("Reshape", [FRAMES, "full/fold.shape"], [per_frame], name="full/Reshape")
+    casts = [node for node in backbone.graph.node if node.op_type == "Cast" and node.input[0] == FRAMES]
+    pixels = casts[0].output[0] if casts else FRAMES
+    fold = helper.make_node("Reshape", [pixels, "full/fold.shape"], [per_frame], name="full/Reshape")
+    per_frame_names = {FRAMES: per_frame, FEATURES: features, **{cast.output[0]: per_frame for cast in casts}}
     unfold = [
         helper.make_node("Shape", [FRAMES], ["full/Shape.output"], name="full/Shape", start=0, end=2),
         helper.make_node(
@@ -122,8 +128,9 @@ def compose_full(backbone: onnx.ModelProto, temporal: onnx.ModelProto, spec: Gra
         helper.make_node("Reshape", [features, "full/Concat.output"], [FEATURES], name="full/Reshape_1"),
     ]
     nodes = [
+        *casts[:1],
         fold,
-        *_renamed(backbone.graph.node, {FRAMES: per_frame, FEATURES: features}),
+        *_renamed([node for node in backbone.graph.node if node not in casts], per_frame_names),
         *unfold,
         *temporal.graph.node,
     ]
