@@ -33,8 +33,8 @@ def load(checkpoint: str | Path, config: str | Path | Mapping[str, Any] | ModelC
 
     checkpoint: the published `.pyth` layout (weights under `model_state`, with or without `module.`
     before every key), a plain state dict, or safetensors. config: as `ModelConfig.from_any`.
-    Raises CheckpointError (missing, truncated, pickled code; missing, unexpected or misshapen keys
-    are listed) and ConfigError.
+    Raises CheckpointError (missing, truncated, pickled code; missing, unexpected, misshapen or
+    not finite keys are listed) and ConfigError.
     """
     state = read_state(checkpoint)
     model = VTN(ModelConfig.from_any(config))
@@ -131,7 +131,13 @@ def _differences(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> l
         *listed("missing", [key for key in expected if key not in got]),
         *listed("unexpected", [key for key in got if key not in expected]),
         *listed("misshapen", misshapen),
+        *listed("not finite", [key for key, value in got.items() if key in expected and not _is_finite(value)]),
     ]
+
+
+def _is_finite(value: Tensor) -> bool:
+    """A diverged training run's file has the right keys; every later number would be NaN."""
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
 def fingerprint(model: VTN, *, backbone_only: bool) -> str:

@@ -167,7 +167,11 @@ def _typed(value: Any, annotation: str, where: str) -> Any:
     if annotation == "float":
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f"config: {where}: got {value!r}, expected a number")
+        if not abs(value) <= sys.float_info.max:  # TOML and YAML can say nan and inf
+            raise ConfigError(f"config: {where}: got {value}, expected a finite number")
         return float(value)
+    if annotation.startswith("Mapping") and not isinstance(value, Mapping):
+        raise ConfigError(f"config: {where}: got {value!r}, expected a table")
     if annotation == "bool" and not isinstance(value, bool):
         raise ConfigError(f"config: {where}: got {value!r}, expected true or false")
     if annotation == "str" and not isinstance(value, str):
@@ -278,10 +282,16 @@ _PYSLOWFAST_BACKBONES = {"VIT": "vit_base_patch16_224"}
 
 def _from_pyslowfast(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Translate the authors' YAML. Their ATTENTION_WINDOW is two-sided: 18 means 9 on either side."""
-    vtn = data.get("VTN")
-    if not isinstance(vtn, Mapping):
+
+    def table(name: str) -> Mapping[str, Any]:
+        value = data.get(name) or {}
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"config: {path}: {name}: got {value!r}, expected a table")
+        return value
+
+    if not isinstance(data.get("VTN"), Mapping):
         raise ConfigError(f"config: {path}: no VTN table; expected a PySlowFast YAML of a VTN")
-    model, clip = data.get("MODEL") or {}, data.get("DATA") or {}
+    vtn, model, clip, train = table("VTN"), table("MODEL"), table("DATA"), table("TRAIN")
     arch = str(model.get("ARCH", "VIT")).upper()
     if arch not in _PYSLOWFAST_BACKBONES:
         raise ConfigError(
@@ -294,11 +304,11 @@ def _from_pyslowfast(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     odd = [w for w in windows if w % 2 or w < 2]
     if odd:
         raise ConfigError(f"config: {path}: VTN.ATTENTION_WINDOW: got {odd[0]}, expected an even width of at least 2")
-    crop = clip.get("TEST_CROP_SIZE", 224)
+    crop = _as_int(clip.get("TEST_CROP_SIZE", 224), "DATA.TEST_CROP_SIZE")
     preprocessing = {
         "crop_size": crop,
         "short_side": 256 if crop == 224 else round(crop * 256 / 224),
-        "num_frames": (data.get("TRAIN") or {}).get("EVAL_NUM_FRAMES", 250),
+        "num_frames": train.get("EVAL_NUM_FRAMES", 250),
         "mean": clip.get("MEAN", [0.45, 0.45, 0.45]),
         "std": clip.get("STD", [0.225, 0.225, 0.225]),
     }
