@@ -78,7 +78,9 @@ class Traffic:
                 self.complain(kind, pc, detail, len(bad))
         return offsets, good
 
-    def check_initialised(self, space: Space, pc: int, offsets: Array, lanes: Array, addresses: Array, size: int) -> None:
+    def check_initialised(
+        self, space: Space, pc: int, offsets: Array, lanes: Array, addresses: Array, size: int
+    ) -> None:
         """Reports reads of bytes that nobody wrote."""
         known = space.store.has(INITIALISED, offsets, size)
         if not known.all():

@@ -108,9 +108,7 @@ class AsyncCopies:
                 races.pending -= 1
             else:
                 keep = ~done
-                still.append(
-                    _Copy(copy.pc, copy.size, whose[keep], offsets[keep], values[keep], copy.groups[keep])
-                )
+                still.append(_Copy(copy.pc, copy.size, whose[keep], offsets[keep], values[keep], copy.groups[keep]))
                 offsets, values, whose = offsets[done], values[done], whose[done]
             np.add.at(races.in_flight, races.granules_of(offsets, copy.size).ravel(), -1)
             words = copy.size // 4

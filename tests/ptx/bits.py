@@ -35,10 +35,11 @@ def shift(d: Decoder, i: Instruction) -> Step:
     bits = 8 * dtype.itemsize
 
     def left(a: Array, by: Array) -> Array:
-        return np.where(by >= bits, dtype.type(0), a << np.minimum(by, bits - 1).astype(dtype))
+        shifted: Array = a << np.minimum(by, bits - 1).astype(dtype)
+        return np.where(by >= bits, dtype.type(0), shifted)
 
     def right(a: Array, by: Array) -> Array:
-        shifted = a >> np.minimum(by, bits - 1).astype(dtype)
+        shifted: Array = a >> np.minimum(by, bits - 1).astype(dtype)
         return shifted if dtype.kind == "i" else np.where(by >= bits, dtype.type(0), shifted)
 
     if isinstance(i.operands[2], Imm) and 0 <= i.operands[2].value < bits:
@@ -86,7 +87,7 @@ def lookup_logic(d: Decoder, i: Instruction) -> Step:
 @operation("prmt")
 def permute(d: Decoder, i: Instruction) -> Step:
     """Each selector nibble takes a byte of {b, a}, or (bit 3) its sign; or one of the six special modes."""
-    mode = i.parts[1] if i.parts[1] != "b32" else ""
+    mode = i.parts[2] if len(i.parts) > 2 else ""
 
     def function(a: Array, b: Array, selector: Array) -> Array:
         both = (b.astype(np.uint64) << np.uint64(32)) | a
@@ -138,12 +139,13 @@ def extract_field(d: Decoder, i: Instruction) -> Step:
         mask = np.where(
             take == bits, ~raw.type(0), (raw.type(1) << np.minimum(take, bits - 1).astype(raw)) - raw.type(1)
         )
-        value = shifted & mask
+        value: Array = shifted & mask
         if dtype.kind == "u":
             return value
         at = np.minimum(position + length - 1, bits - 1)
         sign = np.where(length == 0, raw.type(0), (source >> np.maximum(at, 0).astype(raw)) & raw.type(1))
-        return np.where(sign != 0, value | ~mask, value).view(dtype)
+        extended: Array = np.where(sign != 0, value | ~mask, value)
+        return extended.view(dtype)
 
     return elementwise(d, i, function, [kind, "u32", "u32"])
 
@@ -163,7 +165,8 @@ def insert_field(d: Decoder, i: Instruction) -> Step:
             take == bits, ~raw.type(0), (raw.type(1) << np.minimum(take, bits - 1).astype(raw)) - raw.type(1)
         )
         mask = ones << at
-        return (b & ~mask) | ((a << at) & mask)
+        inserted: Array = (b & ~mask) | ((a << at) & mask)
+        return inserted
 
     return elementwise(d, i, function, [kind, kind, "u32", "u32"])
 
@@ -194,7 +197,8 @@ def _leading_zeros(value: Array, bits: int) -> Array:
         zeros = zeros + np.where(empty, np.uint32(step), np.uint32(0))
         rest = np.where(empty, rest << value.dtype.type(step), rest)
         step //= 2
-    return zeros + (rest >> value.dtype.type(bits - 1) == 0).astype(np.uint32)
+    last: Array = rest >> value.dtype.type(bits - 1) == 0
+    return zeros + last.astype(np.uint32)
 
 
 @operation("clz")
@@ -211,7 +215,8 @@ def count_ones(d: Decoder, i: Instruction) -> Step:
 
     def function(a: Array) -> Array:
         parts = np.ascontiguousarray(a).reshape(*np.shape(a), 1).view(np.uint8)
-        return _BYTE_COUNT[parts].sum(axis=-1).astype(np.uint32)
+        total: Array = _BYTE_COUNT[parts].sum(axis=-1)
+        return total.astype(np.uint32)
 
     return elementwise(d, i, function, [kind])
 

@@ -207,12 +207,12 @@ class BodyParser:
                 return Reg(scope.registers[text])
             if text in scope.variables:
                 return Symbol(scope.variables[text])
-            match = re.match(r"(.*?)(\d+)$", text)
-            while match is not None:  # `%r12` may be number 12 of `%r<…>` or number 2 of `%r1<…>`
-                span = scope.ranges.get(match[1])
-                if span is not None and int(match[2]) < span[1]:
-                    return Reg(span[0] + int(match[2]))
-                match = re.match(r"(.{%d}.*?)(\d+)$" % (len(match[1]) + 1), text)
+            split = len(text)
+            while split and text[split - 1].isdigit():  # `%r12` is number 12 of `%r<…>` or number 2 of `%r1<…>`
+                split -= 1
+                span = scope.ranges.get(text[:split])
+                if span is not None and int(text[split:]) < span[1]:
+                    return Reg(span[0] + int(text[split:]))
         symbol = re.match(r"([\w$%]+)\s*\+\s*(\d+)$", text)
         if symbol is not None and isinstance(base := self._name(symbol[1]), Symbol):
             return Symbol(base.var, int(symbol[2]))

@@ -18,7 +18,8 @@ _BIT = np.uint32(1) << np.arange(LANES, dtype=np.uint32)
 
 def lane_bits(flags: Array) -> Array:
     """(…, 32) bool -> (…) uint32 with bit i for lane i."""
-    return (flags * _BIT).sum(axis=-1, dtype=np.uint32)
+    bits: Array = (flags * _BIT).sum(axis=-1, dtype=np.uint32)
+    return bits
 
 
 def participants(g: Group, active: Array | None, members: Array) -> Array:
@@ -35,7 +36,8 @@ def participants(g: Group, active: Array | None, members: Array) -> Array:
         traffic = g.machine.traffic
         detail = f"{traffic.who(lane)} executes it but is not in its member mask"
         traffic.complain(DIVERGENT, g.pc, detail, int(absent.sum()))
-    return named & executes[:, None, :]
+    part: Array = named & executes[:, None, :]
+    return part
 
 
 @operation("shfl")

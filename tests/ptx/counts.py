@@ -43,10 +43,7 @@ class Counts:
     def bank_conflicts(self) -> int:
         """Extra wavefronts of all kinds of access to shared memory."""
         return (
-            self.shared_load_conflicts
-            + self.shared_store_conflicts
-            + self.ldmatrix_conflicts
-            + self.cp_async_conflicts
+            self.shared_load_conflicts + self.shared_store_conflicts + self.ldmatrix_conflicts + self.cp_async_conflicts
         )
 
     @property

@@ -69,7 +69,7 @@ class Decoder:
         if not isinstance(operand, Reg):
             raise PtxError(f"got the operand {operand}, expected a register or a literal")
         index, width = operand.index, self.widths[operand.index]
-        if dtype.itemsize == width and width or (dtype == np.bool_ and width == 0):
+        if (dtype.itemsize == width and width) or (dtype == np.bool_ and width == 0):
             if dtype == RAW[width]:
                 return lambda r: r[index]
             return lambda r: r[index].view(dtype)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from .types import Array
 
 OUT_OF_BOUNDS = "out-of-bounds"
 MISALIGNED = "misaligned"
@@ -53,10 +50,3 @@ class Findings:
     def in_order(self) -> list[Finding]:
         """All of them, by line."""
         return sorted(self._found.values(), key=lambda finding: (finding.line, finding.kind))
-
-
-def thread_name(lane: int, threads: int, lanes_of_block: int, block_ids: Sequence[tuple[int, int, int]] | Array) -> str:
-    """`block (0, 0, 1) thread 37` for a lane among all lanes of the running blocks."""
-    block, thread = divmod(lane, lanes_of_block)
-    x, y, z = (int(i) for i in block_ids[block])
-    return f"block ({x}, {y}, {z}) thread {thread} of {threads}"

@@ -177,7 +177,8 @@ def sign(d: Decoder, i: Instruction) -> Step:
 
     def function_on_bits(a: Array) -> Array:
         mask = a.dtype.type(bits)
-        return a ^ mask if flip else a & ~mask
+        changed: Array = a ^ mask if flip else a & ~mask
+        return changed
 
     return elementwise(d, i, function_on_bits, [kind])
 

@@ -8,12 +8,10 @@ from functools import lru_cache
 from .program import Program
 from .syntax import Address, Instruction, Name, Not, Operand, Pair, PtxError, Reg, Vector
 
-_NO_RESULT = frozenset(
-    "st bra brx ret exit bar barrier red cp membar fence prefetch prefetchu nanosleep trap brkpt stmatrix "
-    "applypriority discard griddepcontrol pmevent".split()
-)
-_ENDS = frozenset("bra brx ret exit trap bar barrier".split())
-_COLLECTIVE = frozenset("shfl vote match ldmatrix stmatrix mma movmatrix redux activemask".split())
+_NO_RESULT = frozenset(["st", "bra", "brx", "ret", "exit", "bar", "barrier", "red", "cp", "membar", "fence"])
+_NO_RESULT |= frozenset(["prefetch", "prefetchu", "nanosleep", "trap", "stmatrix", "applypriority", "discard"])
+_ENDS = frozenset(["bra", "brx", "ret", "exit", "trap", "bar", "barrier"])
+_COLLECTIVE = frozenset(["shfl", "vote", "match", "ldmatrix", "stmatrix", "mma", "movmatrix", "redux", "activemask"])
 _CARRY_USERS = frozenset(["addc", "subc", "madc"])
 
 

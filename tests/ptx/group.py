@@ -11,6 +11,11 @@ from .types import Array
 if TYPE_CHECKING:
     from .machine import Machine
 
+DONE = 1 << 30
+"""Program counter of a lane that has ended, or was never there."""
+
+EVERY_LANE: Array = np.ones((1, 1), np.bool_)
+
 
 class Group:
     """Some whole warps of the running blocks, and which of their lanes execute.

@@ -40,13 +40,14 @@ def multiply_high(a: Array, b: Array) -> Array:
     bits = 8 * dtype.itemsize
     if bits < 64:
         wide = np.dtype(f"{dtype.kind}{dtype.itemsize * 2}")
-        return ((a.astype(wide) * b.astype(wide)) >> wide.type(bits)).astype(dtype)
+        upper: Array = (a.astype(wide) * b.astype(wide)) >> wide.type(bits)
+        return upper.astype(dtype)
     x, y = a.astype(np.uint64), b.astype(np.uint64)
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     low = (x & mask) * (y & mask)
     cross = (x >> half) * (y & mask) + (low >> half)
     other = (x & mask) * (y >> half) + (cross & mask)
-    high = (x >> half) * (y >> half) + (cross >> half) + (other >> half)
+    high: Array = (x >> half) * (y >> half) + (cross >> half) + (other >> half)
     if dtype.kind == "i":
         zero = np.uint64(0)
         high = high - np.where(a < 0, y, zero) - np.where(b < 0, x, zero)
@@ -57,7 +58,8 @@ def multiply_wide(a: Array, b: Array) -> Array:
     """The exact product, in twice the width."""
     dtype = np.result_type(a, b)
     wide = np.dtype(f"{dtype.kind}{dtype.itemsize * 2}")
-    return a.astype(wide) * b.astype(wide)
+    product: Array = a.astype(wide) * b.astype(wide)
+    return product
 
 
 def divide(a: Array, b: Array) -> Array:
@@ -191,7 +193,8 @@ def multiply_24(d: Decoder, i: Instruction) -> Step:
 
     def product(a: Array, b: Array) -> Array:
         wide = _multiply_24(a, b)
-        return (wide >> wide.dtype.type(shift)).astype(dtype)
+        field: Array = wide >> wide.dtype.type(shift)
+        return field.astype(dtype)
 
     if i.parts[0] == "mul24":
         return elementwise(d, i, product, [kind, kind])

@@ -94,7 +94,7 @@ def store_matrix(d: Decoder, i: Instruction) -> Step:
         space = traffic.spaces["shared"]
         assert isinstance(space, SharedSpace)
         rows, lanes = _matrix_rows(g, where(r), count, generic)
-        words = np.stack([read(r) for read in reads], axis=1).reshape(-1, 8, 4)
+        words: Array = np.stack([read(r) for read in reads], axis=1).reshape(-1, 8, 4)
         if transposed:
             halves = words.view(np.uint16).reshape(-1, 8, 8).swapaxes(1, 2)
             words = np.ascontiguousarray(halves).view(np.uint32)

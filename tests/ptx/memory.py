@@ -38,7 +38,8 @@ class Bytes:
         """Writes raw elements, shaped as gather gives them, and marks them initialised."""
         if not len(offsets):
             return
-        view, state = self.data.view(RAW[width]), self.state.view(RAW[width])
+        view: Array = self.data.view(RAW[width])
+        state: Array = self.state.view(RAW[width])
         flag = RAW[width].type(_PATTERN[INITIALISED][width])
         if count == 1:
             index = offsets // width
@@ -52,12 +53,14 @@ class Bytes:
         """(n,) bool: all `size` bytes at each offset have the state bit."""
         width = min(size, 8)
         pattern = RAW[width].type(_PATTERN[bit][width])
-        have = (self._gather(self.state, offsets, width, size // width) & pattern) == pattern
-        return have if have.ndim == 1 else have.all(axis=1)
+        have: Array = (self._gather(self.state, offsets, width, size // width) & pattern) == pattern
+        if have.ndim > 1:
+            have = np.logical_and.reduce(have, axis=1)
+        return have
 
     @staticmethod
     def _gather(source: Array, offsets: Array, width: int, count: int) -> Array:
-        view = source.view(RAW[width])
+        view: Array = source.view(RAW[width])
         if count == 1:
             return view.take(offsets // width)
         return view.reshape(-1, count).take(offsets // (width * count), axis=0)
@@ -113,7 +116,8 @@ class Memory:
         """Bool, shaped as the allocation: elements whose bytes have all been initialised or written."""
         found = self.allocations[pointer]
         state = self.arena.state[found.offset : found.offset + found.size] & INITIALISED != 0
-        return state.reshape(*found.shape, found.dtype.itemsize).all(axis=-1)
+        whole: Array = state.reshape(*found.shape, found.dtype.itemsize).all(axis=-1)
+        return whole
 
     def _reserve(self, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
         offset = -(-self._used // 256) * 256

@@ -14,7 +14,8 @@ from . import instructions as _instructions  # noqa: F401 - fills the table of o
 from .access import Traffic
 from .counts import Counts
 from .findings import Finding, Findings
-from .machine import Kernel, Machine
+from .kernel import Kernel
+from .machine import Machine
 from .memory import Memory
 from .program import SHARED_BASE, link
 from .races import RaceDetector
@@ -160,6 +161,7 @@ class _Launch:
         self.report = Report(self.program.name)
         self.found = Findings()
         self.issues = np.zeros(len(self.program.code) + 1, np.int64)
+        self.source = source
         self.global_addresses = _place_globals(source, list(self.program.globals), memory)
 
     def pack(self, args: Sequence[Argument]) -> None:
@@ -186,6 +188,8 @@ class _Launch:
                 counts.opcodes[instruction.opcode] += int(issued)
                 self.report.lines[instruction.line] = self.report.lines.get(instruction.line, 0) + int(issued)
         self.report.findings = self.found.in_order()
+        for finding in self.report.findings:
+            finding.source = self.source.cuda_line(finding.line)
         return self.report
 
     def _run_blocks(self, first: int, blocks: int, limit: int) -> None:
@@ -203,9 +207,7 @@ class _Launch:
         }
         granule = _granule(self.program.code)
         races = RaceDetector(granule, len(shared.store.data) // granule, blocks, lanes, lanes_of_block)
-        traffic = Traffic(
-            self.program.code, spaces, races, self.report.counts, self.found, ids, lanes_of_block
-        )
+        traffic = Traffic(self.program.code, spaces, races, self.report.counts, self.found, ids, lanes_of_block)
         machine = Machine(self.kernel, traffic, self.warps, self.threads, blocks, limit)
         self._set_registers(machine, ids)
         machine.run()

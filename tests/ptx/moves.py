@@ -120,14 +120,18 @@ def set_value(d: Decoder, i: Instruction) -> Step:
 def select(d: Decoder, i: Instruction) -> Step:
     """selp d, a, b, p: a where p holds, else b."""
     kind = i.parts[-1]
-    return elementwise(d, i, lambda a, b, p: np.where(p, a, b), [kind, kind, "pred"])
+    return elementwise(d, i, _choose, [kind, kind, "pred"])
+
+
+def _choose(a: Array, b: Array, where: Array) -> Array:
+    return np.where(where, a, b)
 
 
 @operation("slct")
 def select_by_sign(d: Decoder, i: Instruction) -> Step:
     """slct d, a, b, c: a where c ≥ 0, else b."""
     kind = i.parts[-2]
-    return elementwise(d, i, lambda a, b, c: np.where(c >= 0, a, b), [kind, kind, i.parts[-1]])
+    return elementwise(d, i, lambda a, b, c: _choose(a, b, c >= 0), [kind, kind, i.parts[-1]])
 
 
 @operation("mov")

@@ -89,9 +89,7 @@ class _Inliner:
         self.program = program
         self.calls = 0
 
-    def body(
-        self, function: Function, variables: Mapping[Var, Var], suffix: str, end: str | None, depth: int
-    ) -> None:
+    def body(self, function: Function, variables: Mapping[Var, Var], suffix: str, end: str | None, depth: int) -> None:
         """Appends a function's code. `variables`: its parameters -> the caller's. `end`: label that `ret`
         goes to; None in the entry."""
         if depth > _MAX_CALL_DEPTH:
@@ -168,9 +166,7 @@ class _Inliner:
         inner = f"{suffix}#{self.calls}"
         end = f"end{inner}"
         mapping: dict[Var, Var] = {}
-        for formal, actual in zip(
-            (*callee.results, *callee.params), (*results, *arguments), strict=True
-        ):
+        for formal, actual in zip((*callee.results, *callee.params), (*results, *arguments), strict=True):
             symbol = renamed(actual)
             if not isinstance(symbol, Symbol):
                 raise PtxError(f"line {call.line}: got the argument {actual}, expected a .param variable")

@@ -46,6 +46,17 @@ class Source:
             self._parsed[name] = BodyParser(function, self.clean, start, stop, self.variables).parse()
         return self._parsed[name]
 
+    def cuda_line(self, line: int) -> str:
+        """`file:line` of the CUDA source that a line of PTX came from; empty without -lineinfo."""
+        for number in range(min(line, len(self.lines)) - 1, -1, -1):
+            text = self.lines[number].strip()
+            if text in ("{", "}") and number < line - 1 and not self.lines[number].startswith((" ", "\t")):
+                break
+            if (match := re.match(r"\.loc\s+(\d+)\s+(\d+)", text)) is not None:
+                name = re.search(rf'^\s*\.file\s+{match[1]}\s+"([^"]*)"', self.text, re.M)
+                return f"{name[1] if name else match[1]}:{match[2]}"
+        return ""
+
     def _blocks(self) -> Iterator[tuple[str, int, int]]:
         """(header, body start, body stop) of each function with a body; collects the variables between."""
         position, text = 0, self.clean
@@ -69,9 +80,7 @@ class Source:
 
     @staticmethod
     def _header_name(header: str) -> tuple[str, str]:
-        match = re.match(
-            r"(?:\.(?:visible|extern|weak)\s+)*\.(entry|func)\s*(?:\([^)]*\)\s*)?([\w$%]+)", header, re.S
-        )
+        match = re.match(r"(?:\.(?:visible|extern|weak)\s+)*\.(entry|func)\s*(?:\([^)]*\)\s*)?([\w$%]+)", header, re.S)
         if match is None:
             raise PtxError(f"cannot parse the function header {header!r}")
         return match[1], match[2]
@@ -88,6 +97,4 @@ def _closing(text: str, opening: int) -> int:
 
 def _parameter_groups(header: str) -> list[list[str]]:
     """Declarations inside each pair of parentheses of a header: results (if any), then parameters."""
-    return [
-        [item.strip() for item in group.split(",") if item.strip()] for group in re.findall(r"\(([^)]*)\)", header)
-    ]
+    return [[item.strip() for item in group.split(",") if item.strip()] for group in re.findall(r"\(([^)]*)\)", header)]
