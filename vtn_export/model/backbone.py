@@ -57,6 +57,8 @@ def _from_timm(config: BackboneConfig, crop_size: int) -> nn.Module:
 
 def _from_callable(config: BackboneConfig) -> nn.Module:
     module_name, _, attribute = config.name.partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"backbone: got {config.name!r}, expected module:callable, as in my_package.nets:make")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own module lies beside the command, as with `python -m`
     try:
@@ -65,7 +67,14 @@ def _from_callable(config: BackboneConfig) -> nn.Module:
         raise ConfigError(f"backbone: {config.name}: no module {error.name!r} on the Python path") from None
     except AttributeError:
         raise ConfigError(f"backbone: {config.name}: module {module_name} has no {attribute!r}") from None
-    model = factory(**config.options)
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError(f"backbone: {config.name}: cannot import {module_name}: {_one_line(error)}") from error
+    if not callable(factory):
+        raise ConfigError(f"backbone: {config.name} is not callable, expected what returns a torch.nn.Module")
+    try:
+        model = factory(**config.options)
+    except Exception as error:  # the user's own code; its traceback stays attached as the cause
+        raise ConfigError(f"backbone: {config.name} with {dict(config.options)} failed: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"backbone: {config.name} returned {type(model).__name__}, expected a torch.nn.Module")
     return model
@@ -104,6 +113,8 @@ def can_prune(backbone: nn.Module) -> bool:
     except ImportError:  # a user's own backbone needs no timm
         return False
     if type(backbone) is not VisionTransformer or backbone.global_pool != "token" or backbone.attn_pool is not None:
+        return False
+    if not len(backbone.blocks):
         return False
     block = backbone.blocks[-1]
     return (

@@ -7,12 +7,30 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtn_export.model.attention import row_attention, sliding_window_attention
 from vtn_export.model.temporal import Layer, SelfAttention, TemporalEncoder
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def twin(module: Module, made: dict[nn.Module, nn.Module] | None = None) -> Module:
+    """The same modules anew around the same parameters, so that modes and types can be set apart."""
+    made = {} if made is None else made
+    if module not in made:
+        copied = made[module] = copy.copy(module)
+        copied._parameters, copied._buffers = dict(module._parameters), dict(module._buffers)
+        copied._modules = {
+            name: None if child is None else twin(child, made) for name, child in module._modules.items()
+        }
+    return made[module]  # type: ignore[return-value]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

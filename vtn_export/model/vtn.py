@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vtn_export.errors import ShapeError
 from vtn_export.model.backbone import can_prune, create_backbone, prune_vit
 from vtn_export.model.config import ModelConfig
-from vtn_export.model.rewrite import RewrittenEncoder
+from vtn_export.model.rewrite import RewrittenEncoder, twin
 from vtn_export.model.temporal import TemporalEncoder
 from vtn_export.spec import Preprocessing
 
@@ -69,9 +69,13 @@ class VTNBase(nn.Module):
         """frames: uint8 `[B, T, H, W, 3]` or float `[B, T, 3, H, W]`. Returns `[B, T, E]`. Raises ShapeError."""
         size = self.config.preprocessing.crop_size
         pixels = (size, size, 3) if frames.dtype == torch.uint8 else (3, size, size)
-        if frames.ndim != 5 or tuple(frames.shape[2:]) != pixels:
-            expected = ", ".join(str(v) for v in ("B", "T", *pixels))
-            raise ShapeError(f"frames: got {frames.dtype} {tuple(frames.shape)}, expected ({expected})")
+        fits = frames.ndim == 5 and tuple(frames.shape[2:]) == pixels and frames.shape[0] and frames.shape[1]
+        if not fits or frames.dtype not in (torch.uint8, self.cls_token.dtype):
+            own = str(self.cls_token.dtype).removeprefix("torch.")
+            raise ShapeError(
+                f"frames: got {frames.dtype} {tuple(frames.shape)}, expected uint8 (B, T, {size}, {size}, 3) "
+                f"or {own} (B, T, 3, {size}, {size}) with B and T ≥ 1"
+            )
         features = self.frame_features(frames.flatten(0, 1))
         return features.view(frames.shape[0], frames.shape[1], features.shape[-1])
 
@@ -105,6 +109,11 @@ class VTNBase(nn.Module):
         if lengths is None:
             lengths = torch.full((batch,), frames, dtype=torch.int32, device=features.device)
         if not torch.compiler.is_compiling():
+            if batch == 0:
+                raise ShapeError(f"features: got {tuple(features.shape)}, expected (B, T, {width}) with B ≥ 1")
+            for name, integers in (("frame_index", frame_index), ("lengths", lengths)):
+                if integers.is_floating_point() or integers.is_complex():
+                    raise ShapeError(f"{name}: got {integers.dtype}, expected integers")
             if tuple(frame_index.shape) != (batch, frames) or int(frame_index.min()) < 0:
                 raise ShapeError(
                     f"frame_index: got {tuple(frame_index.shape)}, expected ({batch}, {frames}) of values ≥ 0"
@@ -142,8 +151,11 @@ class VTN(VTNBase):
         )
 
     def rewrite(self) -> RewrittenVTN:
-        """The exact rewrite with a snapshot of these weights, in evaluation mode."""
-        return RewrittenVTN(self).eval()
+        """The exact rewrite of these weights, in evaluation mode; this model keeps its own mode.
+
+        Weights that the rewrite does not rearrange are shared: rewrite again after changing them.
+        """
+        return RewrittenVTN(twin(self)).eval()
 
     def _encode_tokens(self, tokens: Tensor, frame_index: Tensor, lengths: Tensor) -> Tensor:
         encoded: Tensor = self.temporal_encoder(tokens, frame_index, lengths)
