@@ -9,7 +9,7 @@ import numpy as np
 
 from .access import Traffic
 from .decoder import Decoder, operation, unsupported
-from .findings import IN_FLIGHT
+from .findings import IN_FLIGHT, MISALIGNED
 from .group import Group
 from .races import WRITE
 from .spaces import GlobalSpace, generic_offset
@@ -75,6 +75,12 @@ class AsyncCopies:
             addresses, lanes = source[chosen], g.lanes[chosen]
             position = np.flatnonzero(chosen.ravel())
             unit = size if amount == size else 1
+            if unit < size:  # the whole place must be aligned, also when only a part of it is read
+                skewed = addresses & (size - 1) != 0
+                if skewed.any():
+                    where = space.describe(int(addresses[skewed][0]))
+                    detail = f"cp.async of {size} bytes, {traffic.who(lanes[skewed][0])}, {where}"
+                    traffic.complain(MISALIGNED, g.pc, detail, int(skewed.sum()))
             for start in range(0, int(amount), unit):
                 places, good = traffic.check(space, g.pc, addresses + start, lanes, unit, "cp.async reading")
                 seen, at, rows = addresses + start, lanes, position
@@ -82,7 +88,7 @@ class AsyncCopies:
                     seen, places, at, rows = seen[good], places[good], at[good], rows[good]
                 traffic.check_initialised(space, g.pc, places, at, seen, unit)
                 width = min(unit, 4)
-                data = space.store.gather(places, width, unit // width).reshape(len(rows), -1)
+                data = space.store.gather(places, width, unit // width).reshape(len(rows), unit // width)
                 result.reshape(-1, size)[rows, start : start + unit] = np.ascontiguousarray(data).view(np.uint8)
         flat = result.reshape(-1, size) if mask is None else result[mask]
         return np.ascontiguousarray(flat).view(np.uint32)

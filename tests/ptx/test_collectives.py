@@ -266,7 +266,8 @@ def test_mma_tf32(depth: int) -> None:
     names = "abcdef"
     a_names, b_names = ", ".join(names[: depth // 2]), ", ".join(names[depth // 2 : len(inputs)])
     code = f"""mov.b32 r1, 0;
-    mma.sync.aligned.m16n8k{depth}.row.col.f32.tf32.tf32.f32 {{x,y,z,w}}, {{{a_names}}}, {{{b_names}}}, {{r1,r1,r1,r1}};"""
+    mma.sync.aligned.m16n8k{depth}.row.col.f32.tf32.tf32.f32
+        {{x,y,z,w}}, {{{a_names}}}, {{{b_names}}}, {{r1,r1,r1,r1}};"""
     results, _ = run_lanes(code, *inputs, out=[np.float32] * 4)
     expected = a @ b
     assert np.array_equal(results[0], expected[group, 2 * t])
