@@ -75,6 +75,13 @@ def write(
     return path
 
 
+def stream_like(container: Any, template: Any) -> Any:
+    """A stream to copy packets into. PyAV 14 gave this a name of its own."""
+    if hasattr(container, "add_stream_from_template"):
+        return container.add_stream_from_template(template)
+    return container.add_stream(template=template)
+
+
 def write_without_frames(path: Path) -> Path:
     """A container with a header for one video stream and nothing in it."""
     with av.open(str(path), "w") as container:
