@@ -41,6 +41,8 @@ _BF16_OPSET = 22
 FLOAT32_OPS = frozenset({"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "ReduceL2", "Exp", "Pow"})
 FLOAT32_SCOPES = ("preprocess/",)
 
+ASKED_FOR = "asked for"  # the reason of a node that the caller keeps
+
 # Move values without changing them: rounding them again would say nothing.
 _EXACT_OPS = frozenset(
     {
@@ -141,7 +143,7 @@ class _Typer:
         if any(name in self.outputs for name in node.output):
             return "makes an output of the graph"
         if node.name in self.keep:
-            return "asked for"
+            return ASKED_FOR
         limit = max_of(self.precision)
         for name in node.input:
             tensor = self.weights.get(name)
