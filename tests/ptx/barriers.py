@@ -1,4 +1,4 @@
-"""Barriers of a block: who waits, and when they may go on."""
+"""Barriers of a block: who waits, when they may go on, and what they voted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from .decoder import unsupported
 from .findings import DIVERGENT_BARRIER
 from .group import DONE, EVERY_LANE, Group
-from .syntax import Imm, Instruction
+from .syntax import Imm, Instruction, Reg
 from .types import LANES, Array, Registers
 
 if TYPE_CHECKING:
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 class Barriers:
-    """bar.sync and barrier.sync, with their numbers and thread counts, of all running blocks."""
+    """bar.sync, bar.red and bar.arrive, with their numbers and thread counts, of all running blocks."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.number = np.full(machine.lanes.shape, -1)  # of the barrier each lane waits at; -1: none
         self.size = np.zeros(machine.lanes.shape, np.int64)  # threads it waits for; 0: the whole block
+        self.votes = np.zeros(machine.lanes.shape, np.bool_)
+        self.arrived: dict[int, Array] = {}  # barrier -> threads of each block that did not stay to wait
 
     @property
     def free(self) -> Array:
@@ -32,11 +34,18 @@ class Barriers:
     def arrive(self, g: Group, pc: int, instruction: Instruction, env: Registers, taken: Array | None) -> None:
         """The lanes of a group (of those in `taken`) reach a barrier."""
         m = self.machine
-        if "red" in instruction.parts or "arrive" in instruction.parts:
-            raise unsupported(instruction)
-        operands = instruction.operands
+        operands = list(instruction.operands)
+        votes = "red" in instruction.parts
+        if votes:
+            vote = m.kernel.decoder.read(operands.pop(), "pred")(env)
+            operands.pop(0)
+            rows = slice(None) if g.warps is None else g.warps
+            self.votes[rows] = np.where(g.all_lanes(), vote, self.votes[rows])
         counted = len(operands) > 1
-        if m.together is not None and taken is None and not counted and isinstance(operands[0], Imm):
+        if "arrive" in instruction.parts:
+            self._pass_by(g, pc, instruction, env, taken)
+            return
+        if not votes and m.together is not None and taken is None and not counted and isinstance(operands[0], Imm):
             if (m.alive != m.exists).any():
                 self._complain_ended(pc, m.exists & ~m.alive)
             m.traffic.counts.barriers += m.blocks
@@ -62,14 +71,29 @@ class Barriers:
         for number in np.unique(numbers[numbers >= 0]):
             here = (numbers == number) & living
             size = sizes.max(axis=1, where=here, initial=0)
+            passed = self.arrived.get(int(number), np.zeros(m.blocks, np.int64))
             wanted = np.where(size > 0, size, living.sum(axis=1))
-            full = here.any(axis=1) & (here.sum(axis=1) >= wanted)
+            full = here.any(axis=1) & (here.sum(axis=1) + passed >= wanted)
             if not full.any():
                 continue
             ended = exists & ~living & (full & (size == 0))[:, None]
             if ended.any():
                 self._complain_ended(pc, ended.reshape(m.pc.shape))
+            passed[full] = 0
             self._release((here & full[:, None]).reshape(m.pc.shape))
+
+    def _pass_by(self, g: Group, pc: int, instruction: Instruction, env: Registers, taken: Array | None) -> None:
+        """bar.arrive: counted at the barrier, without waiting."""
+        m = self.machine
+        number = instruction.operands[0]
+        if not isinstance(number, Imm) or taken is not None:
+            raise unsupported(instruction)
+        lanes = np.zeros(m.pc.shape, np.bool_)
+        lanes[slice(None) if g.warps is None else g.warps] = g.all_lanes()
+        count = self.arrived.setdefault(int(number.value), np.zeros(m.blocks, np.int64))
+        count += lanes.reshape(m.blocks, -1).sum(axis=1)
+        m.move(g, pc + 1)
+        self.recheck()
 
     def recheck(self) -> None:
         """Threads have ended: barriers that only waited for them are complete."""
@@ -98,7 +122,27 @@ class Barriers:
         m = self.machine
         blocks = np.flatnonzero(lanes.reshape(m.blocks, -1).any(axis=1))
         m.traffic.counts.barriers += len(blocks)
+        for pc in np.unique(m.pc[lanes]):
+            if "red" in m.code(int(pc)).parts:
+                self._count_votes(int(pc), lanes)
         m.pc = np.where(lanes, m.pc + 1, m.pc)
         self.number[lanes] = -1
         m.blocked &= ~lanes
         m.traffic.races.barrier(None if len(blocks) == m.blocks else blocks)
+
+    def _count_votes(self, pc: int, lanes: Array) -> None:
+        """Gives the lanes released from a bar.red the number of votes, or whether any or every thread voted."""
+        m = self.machine
+        instruction = m.code(pc)
+        target = instruction.operands[0]
+        if not isinstance(target, Reg):
+            raise unsupported(instruction)
+        shape = (m.blocks, -1)
+        here = lanes.reshape(shape)
+        votes = (here & self.votes.reshape(shape)).sum(axis=1)
+        if "popc" in instruction.parts:
+            result = votes.astype(np.uint32)
+        else:
+            result = votes > 0 if "or" in instruction.parts else votes == here.sum(axis=1)
+        every = np.repeat(result, lanes.size // m.blocks).reshape(m.pc.shape)
+        m.registers[target.index] = np.where(lanes & (m.pc == pc), every, m.registers[target.index])

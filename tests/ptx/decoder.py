@@ -48,7 +48,9 @@ class Decoder:
             raise unsupported(instruction)
         try:
             return build(self, instruction)
-        except (IndexError, KeyError) as error:
+        except (IndexError, KeyError, PtxError) as error:
+            if isinstance(error, PtxError) and str(error).startswith("line "):
+                raise
             raise unsupported(instruction, f"{type(error).__name__}: {error}") from error
 
     # -- reading -------------------------------------------------------------------------------------

@@ -188,6 +188,8 @@ class Flow:
         written = 0
         for index in range(start, stop):
             written |= self.defs[index]
+        if not written:
+            return []
         last = stop - 1
         alive = self._live_out(self.live_in, last) if stop in self.leaders_set() else self.live_in[stop]
         return _bits(written & alive)

@@ -47,7 +47,7 @@ class Kernel:
                 stop,
                 [self.decoder.step(index) for index in range(start, last)],
                 self.flow.inputs(start, stop),
-                self.flow.outputs(start, stop),
+                self.flow.outputs(start, last),
                 {index: guard for index, guard in guards.items() if guard is not None},
             )
             self._segments[start, stop] = found

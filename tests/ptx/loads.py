@@ -70,7 +70,7 @@ def load(d: Decoder, i: Instruction) -> Step:
 @operation("st")
 def store(d: Decoder, i: Instruction) -> Step:
     """st of one element or a vector."""
-    address, source = i.operands
+    address, source = i.operands[:2]  # a third is a cache policy
     if not isinstance(address, Address):
         raise unsupported(i)
     space, kind, count = space_of(d, i, address), i.parts[-1], vector_count(i)

@@ -26,6 +26,7 @@ SHARED_BASE = 1024
 """Address of the first static shared variable (the first KiB belongs to the system on current GPUs)."""
 
 _MAX_CALL_DEPTH = 32
+_FINAL = ("ret", "exit", "trap", "bra", "brx")
 
 
 @dataclass
@@ -79,6 +80,9 @@ def link(source: Source, name: str) -> Program:
             raise PtxError(f"{name}: the parameter {var.name} has no size")
         program.param_size += var.size
     _Inliner(source, program).body(entry, {}, "", None, 0)
+    if not program.code or program.code[-1].guard is not None or program.code[-1].parts[0] not in _FINAL:
+        line = program.code[-1].line if program.code else 0
+        program.code.append(Instruction(line, "ret", ("ret",), (), None))
     _lay_out(program)
     return program
 

@@ -305,6 +305,18 @@ def test_float_comparisons_and_nan(kind: str) -> None:
         assert np.array_equal(evaluate(f"setp.{name}.{kind} p, a, b; selp.u32 x, 1, 0, p;", a, b), expected), name
 
 
+def test_packed_comparisons_give_a_predicate_for_each_half() -> None:
+    a = np.array([[1, 5], [2, np.nan], [-0.0, 0]], np.float16).view(np.uint32)[:, 0].copy()
+    b = np.array([[2, 5], [2, 1], [0.0, 1]], np.float16).view(np.uint32)[:, 0].copy()
+    code = "setp.lt.f16x2 p|q, a, b; selp.u32 x, 1, 0, p; selp.u32 y, 1, 0, q;"
+    (low, high), _ = run_lanes(code, a, b, out=[np.uint32, np.uint32])
+    assert (low.tolist(), high.tolist()) == ([1, 0, 0], [0, 0, 1])
+    ones = evaluate("set.ge.f16x2.f16x2 x, a, b;", a, b).view(np.float16).reshape(-1, 2)
+    assert ones.tolist() == [[0, 1], [1, 0], [1, 0]]
+    masks = evaluate("set.geu.u32.f16x2 x, a, b;", a, b)
+    assert masks.tolist() == [0xFFFF0000, 0xFFFFFFFF, 0x0000FFFF]
+
+
 def test_setp_with_logic_and_two_results() -> None:
     a = np.array([1, 2, 3, 4], np.uint32)
     code = "setp.gt.u32 s, a, 1; setp.lt.and.u32 p|q, a, 3, s; selp.u32 x, 1, 0, p; selp.u32 y, 1, 0, q;"

@@ -136,6 +136,28 @@ def test_named_barriers() -> None:
     assert report.counts.barriers == 2
 
 
+def test_barriers_that_count_votes() -> None:
+    code = """
+    setp.lt.u32 p, a, 37; bar.red.popc.u32 x, 0, p; bar.red.and.pred q, 0, p; selp.u32 y, 1, 0, q;
+    bar.red.or.pred q, 0, !p; selp.u32 z, 1, 0, q;"""
+    results, report = run_lanes(code, LANE, out=[np.uint32] * 3)
+    assert not report.findings, report
+    assert [set(r.tolist()) for r in results] == [{37}, {0}, {1}]
+
+
+def test_producers_arrive_and_consumers_wait() -> None:
+    """Warp 1 writes and arrives; warp 0 waits and reads."""
+    code = """
+    .shared .align 4 .b8 cells[128]; mov.u32 r1, cells; and.b32 r2, tid, 31; mad.lo.u32 r2, r2, 4, r1;
+    mov.b32 x, 0; setp.lt.u32 p, tid, 32; @p bra CONSUMER;
+    st.shared.u32 [r2], a; bar.arrive 3, 64; bra END;
+    CONSUMER: bar.sync 3, 64; ld.shared.u32 x, [r2];
+    END:"""
+    (got,), report = run_lanes(code, LANE)
+    assert not report.findings, report
+    assert got.tolist() == list(range(32, 64)) + [0] * 32
+
+
 def test_errors_name_the_line() -> None:
     with pytest.raises(PtxError, match=r"line \d+: not supported by the interpreter: wgmma\.fence"):
         run_lanes("wgmma.fence.sync.aligned;", LANE)

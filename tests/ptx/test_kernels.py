@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_divergence_calls_and_local_arrays(basics: Module) -> None:
     def path(i: int) -> float:
         value = float(x[i])
         kind = i % 9
-        ways = {
+        ways: dict[int, Callable[[], float]] = {
             0: lambda: 1.0,
             1: lambda: value * (i // 9 % 8),
             2: lambda: polynomial(value, i % 5),
