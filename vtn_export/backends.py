@@ -10,7 +10,7 @@ from vtn_export.deps import require
 from vtn_export.runtime.session import OrtSession, Session
 from vtn_export.spec import Part
 
-Backend = Literal["ort", "torch"]
+Backend = Literal["ort", "torch", "trt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
@@ -43,7 +43,7 @@ class Sessions:
         return self.backend == "ort" and (precision == "bf16" or (precision == "fp16" and self._exact))
 
     def __getitem__(self, part: Part) -> Session:
-        """Raises BundleError, BackendError, MissingDependencyError, CheckpointError."""
+        """Raises BundleError, BackendError, MissingDependencyError, CheckpointError, EngineError."""
         if part not in self._open:
             self._open[part] = self._make(part)
         return self._open[part]
@@ -57,6 +57,10 @@ class Sessions:
             if self._model is None:
                 self._model = model_of(self.bundle.manifest, self._checkpoint)
             return TorchSession(self._model, self.bundle.manifest, part)
+        if self.backend == "trt":
+            from vtn_export.trt.session import TrtSession
+
+            return TrtSession(self.bundle, part)
         path = self.bundle.graph_path(part)
         if self.emulated:
             import onnx

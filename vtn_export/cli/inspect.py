@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vtn_export.cli.console import print_json, print_table, reported
 from vtn_export.cli.options import DEFAULT_BUNDLE, BundleArgument, Json
 
@@ -10,13 +12,15 @@ from vtn_export.cli.options import DEFAULT_BUNDLE, BundleArgument, Json
 def command(bundle: BundleArgument = DEFAULT_BUNDLE, as_json: Json = False) -> None:
     """Show a bundle's graphs, interfaces, accuracy, memory and weights; every file's hash is compared."""
     from vtn_export.bundle import Bundle
+    from vtn_export.trt.sidecar import describe_engines
 
     opened = Bundle.open(bundle)
     opened.verify()
     manifest = opened.manifest
     sizes = {name: (opened.path / name).stat().st_size for name in manifest.files}
+    engines = describe_engines(opened)
     if as_json:
-        print_json({"bundle": str(bundle), **manifest.to_json(), "bytes": sizes})
+        print_json({"bundle": str(bundle), **manifest.to_json(), "bytes": sizes, "engines": engines})
         return
     weights = manifest.weights
     origin = f"RANDOM, seed {weights.get('seed')}" if manifest.random_weights else str(weights.get("checkpoint"))
@@ -49,3 +53,29 @@ def command(bundle: BundleArgument = DEFAULT_BUNDLE, as_json: Json = False) -> N
             ]
         )
     print_table("graphs", ["part", "interface", "file", "memory a frame", "error ≤ tolerance"], graphs)
+    if engines:
+        _print_engines(engines)
+
+
+def _print_engines(engines: list[dict[str, Any]]) -> None:
+    rows = []
+    for engine in engines:
+        if "part" not in engine:
+            rows.append([engine["name"], "", "", "", "\n".join(engine["problems"])])
+            continue
+        profiles = "\n".join(
+            ", ".join(f"{axis} {':'.join(map(str, sizes))}" for axis, sizes in profile.items())
+            for profile in engine["profiles"]
+        )
+        layers = engine["layers"]
+        made = f"{len(layers)} layers" if layers is not None else f"{engine['build']['layers']} before fusion"
+        rows.append(
+            [
+                engine["name"],
+                f"{engine['flavor']} {engine['version']}\n{engine['runs_on']}",
+                profiles,
+                f"{engine['engine_bytes'] / 1e6:.1f} MB\n{made}",
+                "\n".join([*engine["problems"], f"rebuild: {engine['command']}"]) if engine["problems"] else "ok",
+            ]
+        )
+    print_table("engines", ["engine", "for", "profiles", "size", "state"], rows)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vtn_export import __version__
-from vtn_export.cli import doctor, features, inspect, onnx, run, validate
+from vtn_export.cli import doctor, features, inspect, onnx, run, trt, validate
 
 app = typer.Typer(
     name="vtn-export",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 
 app.command("onnx")(onnx.command)
+app.command("trt")(trt.command)
 app.command("run")(run.command)
 app.command("features")(features.command)
 app.command("validate")(validate.command)

@@ -15,7 +15,9 @@ RARE = "Rare options"
 
 BundleArgument = Annotated[Path, typer.Argument(help="The folder that `vtn-export onnx` wrote.", show_default=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
-Backend = Annotated[str, typer.Option("--backend", help="ort (ONNX Runtime) or torch (the reference).")]
+Backend = Annotated[
+    str, typer.Option("--backend", help="ort (ONNX Runtime), trt (an engine, on a GPU) or torch (the reference).")
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
