@@ -53,9 +53,14 @@ def write(
     codec_options: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
     times_ms: Sequence[int] | None = None,
+    time_base: Fraction = Fraction(1, 1000),
     pipe: str | None = None,
 ) -> Path:
-    """Encode RGB frames into `path`. times_ms: presentation times; pipe: format, written unseekably."""
+    """Encode RGB frames into `path`.
+
+    times_ms: presentation times, stored in units of `time_base` seconds. pipe: the format to write
+    without seeking back, as into a pipe.
+    """
     target: Any = Pipe() if pipe else str(path)
     with av.open(target, "w", format=pipe, options=options or {}) as container:
         stream: Any = container.add_stream(codec, rate=25)
@@ -64,10 +69,10 @@ def write(
             if number == 0:
                 stream.height, stream.width, stream.pix_fmt = *image.shape[:2], pix_fmt
                 if times_ms is not None:
-                    stream.codec_context.time_base = Fraction(1, 1000)
+                    stream.codec_context.time_base = time_base
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if times_ms is not None:
-                frame.pts, frame.time_base = times_ms[number], Fraction(1, 1000)
+                frame.pts, frame.time_base = round(times_ms[number] / 1000 / time_base), time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     if pipe:

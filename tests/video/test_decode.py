@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,23 @@ def test_variable_frame_rate_counts_frames(tmp_path: Path, name: str) -> None:
     assert [make.number_of(frame) for _, frame in decode(path)] == list(range(7))
 
 
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("mjpeg", "yuvj420p"), ("mpeg4", "yuv420p"), ("libx264", "yuv420p")])
+def test_ticks_without_a_frame_in_avi(tmp_path: Path, codec: str, pix_fmt: str) -> None:
+    """AVI knows no times: a pause is frames declared and not there."""
+    path = make.write(
+        tmp_path / "a.avi",
+        make.flat_frames(6),
+        codec,
+        pix_fmt,
+        codec_options={"bf": "0"},
+        times_ms=[0, 40, 80, 240, 280, 480],
+        time_base=Fraction(1, 25),
+    )
+    assert probe(path).declared_frames == 13
+    assert count_packets(path) is None and count_frames(path) == 6
+    assert [make.number_of(frame) for _, frame in decode(path)] == list(range(6))
+
+
 @pytest.mark.parametrize(("name", "pipe"), [("a.mkv", "matroska"), ("a.ts", "mpegts"), ("a.h264", "h264")])
 def test_unknown_length(tmp_path: Path, name: str, pipe: str) -> None:
     path = make.write(tmp_path / name, make.flat_frames(23), pipe=pipe)
@@ -140,17 +158,20 @@ def test_fragmented_mp4(tmp_path: Path) -> None:
     assert count_frames(path) == 20
 
 
-def test_frames_cut_off_by_an_edit_list_do_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trim", [1, 3, 5, 10, 13])
+def test_frames_cut_off_by_an_edit_list_do_not_count(tmp_path: Path, trim: int) -> None:
+    """Trimmed on a phone: some frames are decoded and dropped, whole groups before them not even read."""
     path = make.write(
         tmp_path / "a.mp4",
         make.flat_frames(20),
-        times_ms=[40 * (i - 5) for i in range(20)],
+        times_ms=[40 * (i - trim) for i in range(20)],
+        codec_options={"g": "4"},
         options={"avoid_negative_ts": "disabled"},
     )
     assert probe(path).declared_frames == 20
     assert count_packets(path) is None
-    assert count_frames(path) == 15
-    assert [make.number_of(frame) for _, frame in decode(path)] == list(range(5, 20))
+    assert count_frames(path) == 20 - trim
+    assert [make.number_of(frame) for _, frame in decode(path)] == list(range(trim, 20))
 
 
 def test_number_of_frames_tag_of_matroska(tmp_path: Path) -> None:

@@ -92,18 +92,19 @@ def count_packets(path: PathLike) -> int | None:
     """How many frames the video has, from its packets alone; None where they do not tell for sure.
 
     They do where each packet is one frame, the container declares the same number, and none is cut
-    off by an edit list or stands before the first key frame. Raises VideoError for a video with
-    fewer packets than its index lists.
+    off by an edit list or stands before the first key frame. Raises VideoError for a video that ends
+    before its index does.
     """
     with open_video(path) as (container, stream):
         declared = _declared_frames(stream)
         if declared is None:
             return None
-        codec = stream.codec_context.name
-        trusted, first, packets = codec in ONE_PACKET_ONE_FRAME, None, 0
+        trusted, first, packets = stream.codec_context.name in ONE_PACKET_ONE_FRAME, None, 0
         for packet in container.demux(stream):
             if packet.dts is None and packet.size == 0:
                 continue  # PyAV's flush packet
+            if packet.is_corrupt:  # the file ends inside it
+                raise _too_few(path, packets, f"{declared} as its index lists")
             packets += 1
             if first is None:
                 first = packet.pts
@@ -111,10 +112,8 @@ def count_packets(path: PathLike) -> int | None:
             trusted &= packet.size > 0 and not packet.is_discard
             # a picture shown before the first key frame refers to one that was cut off
             trusted &= first is not None and packet.pts is not None and packet.pts >= first
-        # MP4's index lists every frame. AVI's count may include ones that old codecs packed or skipped.
-        name = container.format.name
-        if packets < declared and ("mp4" in name or (name == "avi" and codec in ONE_PACKET_ONE_FRAME)):
-            raise _too_few(path, packets, f"{declared} as its index lists")
+    # Fewer than declared is no error: MP4 does not deliver what an edit list cuts off, AVI declares
+    # a frame for every tick of its clock, also where it has none.
     return packets if trusted and packets == declared and packets > 0 else None
 
 
