@@ -373,7 +373,7 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
     // Row r < kBandRows of shared memory is position origin + r; the eight rows after it are the last
     // tile's, for its slots that hold globals. Zeros where there is no such key.
     const int origin = block_first - p.window;
-    const uint32_t global_slot = p.global_slot;
+    const uint32_t global_slot = Shape::kSharedLast ? p.global_slot : 0;
     {
         constexpr uint32_t kChunkLanes = Layout::kPitchChunks;
         constexpr uint32_t kTotal = Shape::kRows * kChunkLanes;
@@ -414,8 +414,8 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
                     copy_chunk<kOffset + kValues>(target, from + p.third_bytes, bytes);
                 }
             } else if (kFull || byte < HeadDim * 2) {
-                // Only rows that a window and eight globals reach can lie before the first key.
-                constexpr bool kCheckLow = !kAligned || i * kStep < Shape::kSlots;
+                // Only rows that the window and the globals reach can lie before the first key.
+                constexpr bool kCheckLow = !kAligned || i * kStep < Shape::kReach;
                 bool inside = kAligned ? rows_left > i * kStep : static_cast<int>(row) < high;
                 if constexpr (kCheckLow) {
                     inside &= kAligned ? rows_before <= i * kStep : static_cast<int>(row) >= low;
@@ -460,7 +460,8 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
         const uint32_t in_row = swizzled<HeadDim>(group, quad_byte);
         const uint32_t in_row_half = swizzled<HeadDim>(group, tid % 4 / 2 * kChunkBytes) + tid % 2 * 8;
         const uint32_t row = first_slot + group;
-        const uint32_t last = group < global_slot ? row + kLast * kKeysPerTile : Shape::kBandRows + group;
+        const bool in_band = Shape::kSharedLast && group < global_slot;
+        const uint32_t last = in_band ? row + kLast * kKeysPerTile : Shape::kBandRows + group;
         const uint32_t band_at = keys + row * Layout::kRowBytes;
         const uint32_t last_at = keys + last * Layout::kRowBytes;
         unroll<Tiles>([&](auto j) {
@@ -501,7 +502,7 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
                         visible = static_cast<uint32_t>(slot + offset[half]) < count[half];
                     }
                     if (j == kLast) {
-                        visible |= global[e];
+                        visible = global[e] || (Shape::kSharedLast && visible);
                     }
                     score[j][half * 2 + e] = visible ? score[j][half * 2 + e] : p.score_floor;
                 }
@@ -513,9 +514,7 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
         // Away from the ends of a sequence all rows see all keys of the tiles between (for w = 32, six of
         // eleven): one test spares 48 instructions.
         if constexpr (kMiddleEnd > 2) {
-            const int seen = min(block_first + static_cast<int>(warp_first) + p.ahead, last_row) -
-                             (origin + static_cast<int>(first_slot));
-            if (seen < kMiddleEnd * kKeysPerTile - 1) {
+            if (end[0] <= kMiddleEnd * kKeysPerTile - 7) {  // the other row's end is no lower
                 unroll<kMiddleEnd - 2>([&](auto j) { hide(Constant<2 + j>{}); });
             }
         }
@@ -547,7 +546,8 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
             output.template add_k16<kValues + 2 * i * kTileBytes, i == 0>(pair, band);
         });
         const uint32_t key = tid % 8;
-        const uint32_t row = key < global_slot ? first_slot + kLast * kKeysPerTile : Shape::kBandRows;
+        const bool in_band = Shape::kSharedLast && key < global_slot;
+        const uint32_t row = in_band ? first_slot + kLast * kKeysPerTile : Shape::kBandRows;
         const uint32_t last = keys + (row + key) * Layout::kRowBytes;
         output.template add_k8<kValues, false>(probability[kLast],
                                                last + swizzled<HeadDim>(tid, tid / 8 % 4 * kChunkBytes),

@@ -126,6 +126,19 @@ __device__ __forceinline__ uint2 load_shared_64(uint32_t address) {
     return value;
 }
 
+template <int Offset>
+__device__ __forceinline__ float4 load_shared_float4(uint32_t address) {
+    const uint4 value = load_shared_128<Offset>(address);
+    return make_float4(__uint_as_float(value.x), __uint_as_float(value.y), __uint_as_float(value.z),
+                       __uint_as_float(value.w));
+}
+
+template <int Offset>
+__device__ __forceinline__ float2 load_shared_float2(uint32_t address) {
+    const uint2 value = load_shared_64<Offset>(address);
+    return make_float2(__uint_as_float(value.x), __uint_as_float(value.y));
+}
+
 // Four (two) 8x8 matrices of 16-bit elements, transposed: rows are keys, registers hold key pairs.
 template <int Offset>
 __device__ __forceinline__ void load_transposed_x4(uint32_t (&matrix)[4], uint32_t address) {

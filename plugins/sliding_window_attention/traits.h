@@ -27,7 +27,7 @@ struct RowLayout {
 };
 
 // The band of a block lies in shared memory at once and the scores of a row in registers: one pass,
-// no rescaling. Tiles = 8-key tiles a warp multiplies with; the last one also holds the globals.
+// no rescaling. Tiles = 8-key tiles a warp multiplies with; the last one holds the globals.
 template <int HeadDim, int Tiles, int Warps>
 struct ResidentShape {
     static constexpr int kTiles = Tiles;
@@ -38,8 +38,14 @@ struct ResidentShape {
     static constexpr int kWarps = Warps;
     static constexpr int kThreads = kWarps * kWarpSize;
     static constexpr int kQueries = kWarps * kRowsPerWarp;
+    // With few tiles the last one also holds the end of the band, if globals leave room: for w = 9, 34
+    // band keys and a global column are five tiles instead of six.
+    static constexpr bool kSharedLast = Tiles <= 5;
+    static constexpr int kBandSlots = kSlots - (kSharedLast ? 0 : kKeysPerTile);
+    // The most that the window and the globals together may be.
+    static constexpr int kReach = Tiles <= 5 ? kSlots : 64;
     // Rows [0, kBandRows) hold the band; the eight rows after it the globals.
-    static constexpr int kBandRows = kQueries - kRowsPerWarp + kSlots;
+    static constexpr int kBandRows = kQueries - kRowsPerWarp + kBandSlots;
     static constexpr int kRows = kBandRows + kKeysPerTile;
     static constexpr int kSharedBytes = 2 * kRows * RowLayout<HeadDim>::kRowBytes;
     // Registers a thread are capped at 65536 / (kThreads * kMinBlocks).
@@ -78,7 +84,7 @@ struct ScalarShape {
     // An odd number of 16-byte units: eight lanes reading eight rows hit eight bank groups.
     static constexpr int kPitch = HeadDim + 4;
     static constexpr int kSharedBytes = (kQueries + 2 * kKeys) * kPitch * 4;
-    static constexpr int kMinBlocks = 2;
+    static constexpr int kMinBlocks = 3;  // at most 168 registers; 128 would spill in wide heads
 };
 
 }  // namespace vtn::swa
