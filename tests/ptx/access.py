@@ -116,7 +116,7 @@ class Traffic:
         if isinstance(space, SharedSpace):
             self.check_in_flight(g.pc, offsets, size, lanes)
             self.races.access(g.pc, READ, offsets, size, lanes)
-            self.counts.add_shared("shared_load", addresses, mask, size)
+            self.counts.add_shared("shared_load", g.pc, addresses, mask, size)
         elif isinstance(space, GlobalSpace):
             self.counts.add_global("load", addresses, mask, size)
         elif not isinstance(space, ParamSpace):
@@ -143,7 +143,7 @@ class Traffic:
         if isinstance(space, SharedSpace):
             self.check_in_flight(g.pc, offsets, size, lanes)
             self.races.access(g.pc, WRITE, offsets, size, lanes)
-            self.counts.add_shared("shared_store", addresses, mask, size)
+            self.counts.add_shared("shared_store", g.pc, addresses, mask, size)
         elif isinstance(space, GlobalSpace):
             self.counts.add_global("store", addresses, mask, size)
             allowed = self.check_writable(space, g.pc, offsets, lanes, flat, size)

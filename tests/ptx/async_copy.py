@@ -41,7 +41,7 @@ class AsyncCopies:
         """Starts copies of `size` bytes. `valid`: bytes to read of each lane's source, the rest is zeros."""
         traffic, pc = self.traffic, g.pc
         shared, races = traffic.spaces["shared"], traffic.races
-        traffic.counts.add_shared("cp_async", to, mask, size)
+        traffic.counts.add_shared("cp_async", pc, to, mask, size)
         lanes = g.lanes.ravel() if mask is None else g.lanes[mask]
         into = to.ravel() if mask is None else to[mask]
         values = self._source(g, source, mask, size, valid)

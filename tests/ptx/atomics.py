@@ -111,7 +111,7 @@ def _apply(
     if isinstance(space, SharedSpace):
         traffic.check_in_flight(g.pc, offsets, width, lanes)
         traffic.races.access(g.pc, ATOMIC, offsets, width, lanes)
-        traffic.counts.add_shared("shared_store", addresses, mask, width)
+        traffic.counts.add_shared("shared_store", g.pc, addresses, mask, width)
     elif isinstance(space, GlobalSpace):
         traffic.counts.add_global("store", addresses, mask, width)
         allowed = traffic.check_writable(space, g.pc, offsets, lanes, flat, width)

@@ -34,6 +34,7 @@ class Counts:
     ldmatrix_conflicts: int = 0
     cp_async_wavefronts: int = 0
     cp_async_conflicts: int = 0
+    conflicts_at: Counter[int] = field(default_factory=Counter)  # by index of the instruction in the kernel
     local_requests: int = 0
     barriers: int = 0  # per block
     mma_instructions: int = 0
@@ -69,11 +70,13 @@ class Counts:
             self.global_store_sectors += sectors
             self.global_store_bytes += lanes * size
 
-    def add_shared(self, kind: str, addresses: Array, mask: Array | None, size: int) -> None:
+    def add_shared(self, kind: str, pc: int, addresses: Array, mask: Array | None, size: int) -> None:
         """One access of each warp: `kind` is shared_load, shared_store, ldmatrix or cp_async."""
         waves, extra = count_wavefronts(addresses, mask, size)
         setattr(self, f"{kind}_wavefronts", getattr(self, f"{kind}_wavefronts") + waves)
         setattr(self, f"{kind}_conflicts", getattr(self, f"{kind}_conflicts") + extra)
+        if extra:
+            self.conflicts_at[pc] += extra
 
 
 def count_sectors(addresses: Array, mask: Array | None) -> tuple[int, int]:

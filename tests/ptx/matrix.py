@@ -61,7 +61,7 @@ def load_matrix(d: Decoder, i: Instruction) -> Step:
         traffic.check_initialised(space, g.pc, offsets, whose, flat, 16)
         traffic.check_in_flight(g.pc, offsets, 16, whose)
         traffic.races.access(g.pc, READ, offsets, 16, whose, whole_warp=True)
-        traffic.counts.add_shared("ldmatrix", rows, None, 16)
+        traffic.counts.add_shared("ldmatrix", g.pc, rows, None, 16)
         values = space.store.gather(offsets, 4, 4)
         if good is not None:
             every = np.zeros((len(good), 4), np.uint32)
@@ -105,7 +105,7 @@ def store_matrix(d: Decoder, i: Instruction) -> Step:
             whose, offsets, words = whose[good], offsets[good], words[good]
         traffic.check_in_flight(g.pc, offsets, 16, whose)
         traffic.races.access(g.pc, WRITE, offsets, 16, whose, whole_warp=True)
-        traffic.counts.add_shared("shared_store", rows, None, 16)
+        traffic.counts.add_shared("shared_store", g.pc, rows, None, 16)
         space.store.scatter(offsets, words, 4, 4)
 
     return step

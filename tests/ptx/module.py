@@ -30,12 +30,14 @@ Dim3 = int | tuple[int, ...]
 
 @dataclass
 class Report:
-    """What a launch did. `lines`: PTX line -> warp instructions issued there."""
+    """What a launch did. `lines`: PTX line -> warp instructions issued there; `conflict_lines`: -> wavefronts
+    lost to bank conflicts there."""
 
     kernel: str
     findings: list[Finding] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     lines: dict[int, int] = field(default_factory=dict)
+    conflict_lines: dict[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join([f"{self.kernel}: {len(self.findings)} findings", *map(str, self.findings)])
@@ -187,6 +189,9 @@ class _Launch:
                 instruction = self.program.code[index]
                 counts.opcodes[instruction.opcode] += int(issued)
                 self.report.lines[instruction.line] = self.report.lines.get(instruction.line, 0) + int(issued)
+        for index, extra in counts.conflicts_at.items():
+            line = self.program.code[index].line
+            self.report.conflict_lines[line] = self.report.conflict_lines.get(line, 0) + extra
         self.report.findings = self.found.in_order()
         for finding in self.report.findings:
             finding.source = self.source.cuda_line(finding.line)

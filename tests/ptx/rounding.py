@@ -11,6 +11,8 @@ import numpy as np
 from .types import Array
 
 _TIE = np.uint64(0x10000000)
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_LARGEST_SUBNORMAL = np.uint32(0x7FFFFF)  # and the smallest normal: a total just below it may have become one
 _BELOW_F32 = np.uint64((1 << 29) - 1)  # bits of a float64 that a float32 drops
 
 
@@ -101,13 +103,17 @@ def to_tf32(value: Array) -> Array:
 def fma_f32(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:
     """a · b + c of float32, rounded once. The product is exact in float64; the sum is rounded to odd only
     where its rounding to float64 could change the result."""
-    product, addend = a.astype(np.float64) * b, c.astype(np.float64)
-    total = product + addend
-    if mode == "rn":
-        bits = np.asarray(total).view(np.uint64) & _BELOW_F32
-        if not ((bits == _TIE).any() or (np.abs(total) < 1.2e-38).any()):
-            return total.astype(np.float32)
-    return to_f32(sum_to_odd(*np.broadcast_arrays(product, addend)), mode)
+    product = np.asarray(a.astype(np.float64) * b)
+    total = np.asarray(product + c)
+    if mode != "rn":
+        return to_f32(sum_to_odd(*np.broadcast_arrays(product, c.astype(np.float64))), mode)
+    nearest = total.astype(np.float32)
+    doubtful = (total.view(np.uint64) & _BELOW_F32) == _TIE
+    doubtful |= (nearest.view(np.uint32) & _MAGNITUDE) - np.uint32(1) <= _LARGEST_SUBNORMAL
+    if doubtful.any():
+        product, addend = (array[doubtful] for array in np.broadcast_arrays(product, c.astype(np.float64)))
+        nearest[doubtful] = to_f32(sum_to_odd(product, addend))
+    return nearest
 
 
 def fma_narrow(a: Array, b: Array, c: Array) -> Array:

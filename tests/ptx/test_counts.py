@@ -134,3 +134,4 @@ def test_conflicts_by_kind_of_access() -> None:
         assert counts.shared_store_conflicts == extra
         assert counts.ldmatrix_conflicts == extra
         assert counts.bank_conflicts == 4 * extra
+        assert sum(report.conflict_lines.values()) == 4 * extra
