@@ -119,8 +119,8 @@ class Worker:
             with Path(self.request["engine"]).open("wb") as stream:
                 stream.write(engine)
             self._save_timing_cache(config)
-        except OSError as error:
-            raise OutputError(f"writing the engine: {error.strerror or error}; nothing was changed") from None
+        except OSError as problem:
+            raise OutputError(f"writing the engine: {problem.strerror or problem}; nothing was changed") from None
         return {"build_seconds": round(seconds, 3), "engine_bytes": engine.nbytes}
 
     def _configure(self, builder: Any, network: Any, config: Any) -> None:
@@ -220,9 +220,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and kills
     try:
         events.send("result", **Worker(request, events).run())
-    except VtnError as error:
-        events.send("error", kind=type(error).__name__, message=str(error))
-        return error.exit_code
+    except VtnError as problem:
+        events.send("error", kind=type(problem).__name__, message=str(problem))
+        return problem.exit_code
     except MemoryError:
         events.send("error", kind="EngineError", message="out of memory while building; try a smaller profile")
         return EngineError.exit_code
