@@ -16,10 +16,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -104,7 +105,7 @@ class Manifest:
     @classmethod
     def from_json(cls, data: Any, where: Path) -> Manifest:
         """Raises BundleError for another schema or a malformed field."""
-        if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
+        if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
             raise BundleError(f"{where}: not a manifest of a bundle (no schema_version)")
         version = data["schema_version"]
         if version != SCHEMA_VERSION:
@@ -145,7 +146,7 @@ class Manifest:
                 tools={str(k): str(v) for k, v in data["tools"].items()},
                 files=files,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(f"{where}: malformed manifest ({error!r})") from None
 
 
@@ -172,7 +173,7 @@ class Bundle:
             data = json.loads(manifest.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise BundleError(f"bundle {path}: no {MANIFEST} in it; expected a folder of `vtn-export onnx`") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of 5,000 digits
             raise BundleError(f"{manifest}: cannot be read ({error})") from None
         return cls(path, Manifest.from_json(data, manifest))
 
@@ -211,7 +212,7 @@ class Bundle:
         return self.file(name)
 
     def labels(self) -> list[str]:
-        return self.file(LABELS).read_text(encoding="utf-8").splitlines()
+        return self.file(LABELS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
     def verify(self) -> None:
         """Compare every file with the manifest. Raises BundleError."""
@@ -289,7 +290,8 @@ def writing_file(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"writing {path}: {error.strerror or error}; nothing was changed") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _bounds(data: Any) -> dict[Precision, float | None]:
@@ -333,8 +335,12 @@ def _swap(new: Path, path: Path) -> None:
             # no atomic exchange on this file system: the old bundle steps aside for one rename
             aside = new.with_name(new.name + ".old")
             path.rename(aside)
-            new.rename(path)
-            aside.rename(new)
+            try:
+                new.rename(path)
+            except BaseException:
+                aside.rename(path)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
     _sync(path.parent)
 
 
@@ -354,7 +360,9 @@ def _exchange(a: Path, b: Path) -> bool:
 
 def _sweep(path: Path) -> None:
     """Remove what killed exports to this path have left behind."""
-    for item in path.parent.glob(f".{path.name}.*"):
-        pid = item.name.removeprefix(f".{path.name}.").split(".")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and item.is_dir():
+    # exactly the names that `writing` makes: a running export to `vtn.2` must not look like a dead one to `vtn`
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.[a-z0-9_]{{8}}(\.old)?")
+    for item in path.parent.iterdir():
+        match = leftover.fullmatch(item.name)
+        if match and not Path(f"/proc/{match[1]}").exists() and item.is_dir():
             shutil.rmtree(item, ignore_errors=True)

@@ -5,8 +5,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.model import small
+from tests.onnx import graphs
+from tests.onnx.graphs import Exported
+
 
 @pytest.fixture(autouse=True)
 def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Exported:
+    """A hand-made backbone before two temporal layers, exported once: tracing takes seconds."""
+    return graphs.export(small.config(layers=2))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from vtn_export.deps import require
 from vtn_export.errors import ConfigError
@@ -87,6 +87,11 @@ def _feature_dim(backbone: nn.Module, config: BackboneConfig, crop_size: int) ->
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             output = backbone(torch.empty(2, 3, crop_size, crop_size))
+    except DataDependentOutputException:
+        raise ConfigError(
+            f"backbone: {config.name}: its control flow depends on the pixels, so it has no graph to export; "
+            f"compute both paths and choose with torch.where"
+        ) from None
     except Exception as error:
         raise ConfigError(
             f"backbone: {config.name} does not take frames [N, 3, {crop_size}, {crop_size}]: {_one_line(error)}"

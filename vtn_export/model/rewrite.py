@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from vtn_export.model.attention import row_attention, sliding_window_attention
 from vtn_export.model.temporal import Layer, SelfAttention, TemporalEncoder
 
-
 Module = TypeVar("Module", bound=nn.Module)
 
 

@@ -8,6 +8,7 @@ graph with float32 accumulation does.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,20 @@ TORCH_TYPE: dict[Precision, torch.dtype] = {
 }
 
 
+def _round(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32 values rounded to the type's precision. Beyond its range: to its digits, not to infinity.
+
+    This is a yardstick for rounding. If it overflowed with the graph, it would excuse the overflow.
+    """
+    rounded = value.to(dtype).to(torch.float32)
+    beyond = rounded.isinf() & value.isfinite()
+    if dtype != torch.float32 and bool(beyond.any()):
+        digits = 1 - int(math.log2(torch.finfo(dtype).eps))
+        mantissa, exponent = torch.frexp(value)
+        rounded = torch.where(beyond, torch.ldexp((mantissa * 2**digits).round(), exponent - digits), rounded)
+    return rounded
+
+
 class _RoundingMode(TorchDispatchMode):
     """Rounds every float32 result; views and copies are exact, so rounding them again changes nothing."""
 
@@ -37,9 +52,7 @@ class _RoundingMode(TorchDispatchMode):
         self.paused = 0
 
     def round(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dtype == torch.float32:
-            return value.to(self.dtype).to(torch.float32)
-        return value
+        return _round(value, self.dtype) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -69,7 +82,7 @@ def rounded_copy(model: RewrittenVTN, precision: Precision) -> RewrittenVTN:
     with torch.no_grad():
         for parameter in twin.parameters():
             if id(parameter) not in exempt:
-                parameter.copy_(parameter.to(dtype).to(torch.float32))
+                parameter.copy_(_round(parameter, dtype))
     return twin
 
 

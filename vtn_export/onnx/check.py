@@ -36,7 +36,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return bool(self.measured <= self.tolerance)  # NaN fails
+        return math.isfinite(self.measured) and self.measured <= self.tolerance
 
     def describe(self) -> str:
         verdict = "within" if self.passed else "beyond"
@@ -65,8 +65,8 @@ def absolute_error(got: Array, expected: Array) -> float:
 def typed_tolerance(rounded_error: float, references: Iterable[Array], precision: Precision) -> float:
     """The 16-bit bound from PyTorch's rounded error and the references' size; always finite.
 
-    Where PyTorch, rounded likewise, overflows itself, its error excuses nothing: an infinite bound
-    would let every overflowing graph pass.
+    Where PyTorch, rounded likewise, gives no number itself, its error excuses nothing: an infinite
+    bound would let every overflowing graph pass.
     """
     excuse = rounded_error if math.isfinite(rounded_error) else 0.0
     return 2 * excuse + 2 * ulp(max(_largest(reference) for reference in references), precision)

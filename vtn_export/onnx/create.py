@@ -119,7 +119,6 @@ def create_bundle(
         frames, frame_index = _golden_frames(clip or shipped_clip(), model)
     with step("PyTorch float64 reference"):
         reference = _reference(model, frames, frame_index, precision)
-    rewritten = model.rewrite()
     resolved = model.config
     with writing(out) as folder:
         (folder / LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
