@@ -7,6 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__GNUC__)
+#define VTN_API __attribute__((visibility("default")))
+#else
+#define VTN_API
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -47,15 +53,16 @@ typedef struct vtn_sliding_window_attention_launch {
 } vtn_sliding_window_attention_launch;
 
 /* Enqueues the op on a stream of the current device. */
-int vtn_sliding_window_attention(const vtn_sliding_window_attention_params* params, struct CUstream_st* stream);
+VTN_API int vtn_sliding_window_attention(const vtn_sliding_window_attention_params* params, struct CUstream_st* stream);
 
 /* The launch for a device that need not be here: its compute capability (87 for SM 8.7) and the shared
  * memory that a block of it may use, in bytes. Needs no driver. */
-int vtn_sliding_window_attention_plan(const vtn_sliding_window_attention_params* params, int32_t compute_capability,
-                                      int32_t shared_bytes, vtn_sliding_window_attention_launch* launch);
+VTN_API int vtn_sliding_window_attention_plan(const vtn_sliding_window_attention_params* params,
+                                              int32_t compute_capability, int32_t shared_bytes,
+                                              vtn_sliding_window_attention_launch* launch);
 
 /* "1.0.0 op=1": version of the library and of the op's contract. */
-const char* vtn_plugins_version(void);
+VTN_API const char* vtn_plugins_version(void);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,6 @@
 #include "launch.cuh"
 
 namespace vtn::swa {
-namespace {
 
 #define VTN_ENTRY(D, TILES, WARPS, TAG, DILATED) VTN_SWA_RESIDENT(fp16, __half, D, TILES, WARPS, TAG, DILATED)
 VTN_SWA_RESIDENT_KERNELS(VTN_ENTRY)
@@ -9,8 +8,6 @@ VTN_SWA_RESIDENT_KERNELS(VTN_ENTRY)
 #define VTN_ENTRY(D) VTN_SWA_STREAMING(fp16, __half, D)
 VTN_SWA_STREAMING_KERNELS(VTN_ENTRY)
 #undef VTN_ENTRY
-
-}  // namespace
 
 const std::vector<Kernel>& kernels_fp16() {
 #define VTN_ENTRY(D, TILES, WARPS, TAG, DILATED) \

@@ -9,7 +9,7 @@ namespace vtn::swa {
 
 #define VTN_SWA_RESIDENT(SUFFIX, TYPE, D, TILES, WARPS, TAG, DILATED)                                            \
     extern "C" __global__ void __launch_bounds__(ResidentShape<D, TILES, WARPS>::kThreads,                      \
-                                                 DILATED && TILES > 5 ? 1 : ResidentShape<D, TILES, WARPS>::kMinBlocks) \
+                                                 ResidentShape<D, TILES, WARPS>::min_blocks(DILATED)) \
         vtn_swa_resident_##SUFFIX##_d##D##_t##TILES##_w##WARPS##TAG(const __grid_constant__ KernelParams params) { \
         resident<TYPE, D, TILES, WARPS, DILATED>(params);                                                       \
     }

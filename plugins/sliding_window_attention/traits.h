@@ -8,6 +8,12 @@ constexpr int kRowsPerWarp = 16;  // the M of mma.m16n8k*: each warp owns 16 que
 constexpr int kKeysPerTile = 8;   // its N
 constexpr int kChunkBytes = 16;   // one cp.async, one ldmatrix row, one 128-bit load
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 870
+constexpr int kElevenTileBlocks = 2;
+#else
+constexpr int kElevenTileBlocks = 3;
+#endif
+
 // Layout of one K or V row of a 16-bit type in shared memory.
 template <int HeadDim>
 struct RowLayout {
@@ -48,9 +54,16 @@ struct ResidentShape {
     static constexpr int kBandRows = kQueries - kRowsPerWarp + kBandSlots;
     static constexpr int kRows = kBandRows + kKeysPerTile;
     static constexpr int kSharedBytes = 2 * kRows * RowLayout<HeadDim>::kRowBytes;
-    // Registers a thread are capped at 65536 / (kThreads * kMinBlocks).
+    // Registers a thread are capped at 65536 / (kThreads * kMinBlocks): 64 and 80 for heads of up to 64 on
+    // SM 8.0 and 8.7. Eleven tiles spill at 80 elsewhere, and gain nothing where shared memory (8.6, 8.9,
+    // 12.0) holds one block anyway.
     static constexpr int kMinBlocks =
-        HeadDim <= 64 ? (Tiles <= 5 ? 4 : (Warps <= 8 ? 3 : 2)) : (Tiles <= 5 ? 2 : 1);
+        HeadDim <= 64 ? (Tiles <= 5 ? 4 : (Warps <= 8 ? kElevenTileBlocks : kElevenTileBlocks - 1))
+                      : (Tiles <= 5 ? 2 : 1);
+    // Dilated kernels hold more of the sequence's shape.
+    static constexpr int min_blocks(bool dilated) {
+        return !dilated ? kMinBlocks : (Tiles > 5 ? 1 : (HeadDim <= 64 ? 3 : 2));
+    }
 };
 
 // Any window: keys stream through a double buffer of kKeys rows with an online softmax.

@@ -26,7 +26,6 @@ class LibraryInfo:
     exports: tuple[str, ...]
     needed: tuple[str, ...]
     compute_capabilities: tuple[str, ...]
-    has_ptx: bool
     sidecar: Sidecar | None
 
     @property
@@ -68,7 +67,6 @@ def inspect_library(path: Path) -> LibraryInfo:
         exports=exports,
         needed=needed,
         compute_capabilities=cubins,
-        has_ptx=b"\n.version" in data or b".target sm_" in data,
         sidecar=sidecar,
     )
 

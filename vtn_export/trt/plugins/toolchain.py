@@ -207,7 +207,9 @@ def _headers(folder: Path, source: str) -> Headers:
     try:
         text = (folder / "NvInferVersion.h").read_text(errors="replace")
     except OSError:
-        raise PluginError(f"{folder}: no NvInferVersion.h beside NvInferRuntime.h; expected TensorRT's headers") from None
+        raise PluginError(
+            f"{folder}: no NvInferVersion.h beside NvInferRuntime.h; expected TensorRT's headers"
+        ) from None
     numbers = []
     for part in ("MAJOR", "MINOR", "PATCH"):
         # 10.14 on has the numbers under other names
