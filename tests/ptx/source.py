@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
+from functools import cached_property
 
 from .body import BodyParser
 from .syntax import Function, PtxError, Var, blank_comments, parse_variable
@@ -19,6 +21,7 @@ class Source:
         self.text = text
         self.lines = text.splitlines()
         self.clean = blank_comments(text)
+        self.clean_lines = self.clean.split("\n")
         if ".version" not in self.clean:
             raise PtxError("got a text without .version, expected the PTX of a whole module")
         self.variables: dict[str, Var] = {}
@@ -46,6 +49,19 @@ class Source:
             self._parsed[name] = BodyParser(function, self.clean, start, stop, self.variables).parse()
         return self._parsed[name]
 
+    def without(self, line: int) -> Source:
+        """The same text with the first statement of a line (from 1) blanked out. Nothing else moves, so only
+        the function around it is parsed again."""
+        before = re.search(r"[^{};\s][^{};]*;", self.clean_lines[line - 1])
+        if before is None:
+            raise PtxError(f"line {line}: got {self.lines[line - 1].strip()!r}, expected a statement")
+        start = sum(len(text) + 1 for text in self.clean_lines[: line - 1]) + before.start()
+        changed = copy.copy(self)
+        blank = " " * len(before.group())
+        changed.clean = self.clean[:start] + blank + self.clean[start + len(blank) :]
+        changed._parsed = {}
+        return changed
+
     def cuda_line(self, line: int) -> str:
         """`file:line` of the CUDA source that a line of PTX came from; empty without -lineinfo."""
         for number in range(min(line, len(self.lines)) - 1, -1, -1):
@@ -53,9 +69,13 @@ class Source:
             if text in ("{", "}") and number < line - 1 and not self.lines[number].startswith((" ", "\t")):
                 break
             if (match := re.match(r"\.loc\s+(\d+)\s+(\d+)", text)) is not None:
-                name = re.search(rf'^\s*\.file\s+{match[1]}\s+"([^"]*)"', self.text, re.M)
-                return f"{name[1] if name else match[1]}:{match[2]}"
+                return f"{self._files.get(match[1], match[1])}:{match[2]}"
         return ""
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        lines = (line.split('"') for line in self.lines if line.lstrip().startswith(".file"))
+        return {line[0].split()[1]: line[1] for line in lines}
 
     def _blocks(self) -> Iterator[tuple[str, int, int]]:
         """(header, body start, body stop) of each function with a body; collects the variables between."""
