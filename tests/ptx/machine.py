@@ -190,6 +190,8 @@ class Machine:
             self.pc = np.where(self.alive, self.together, DONE)
             self.together = None
         lanes = g.mask if mask is None else (mask if g.mask is None else mask & g.mask)
+        if np.any(target == DONE):
+            self.blocked[:] = False  # nobody waits for lanes that have ended: all are looked at again
         if g.warps is None:
             self.pc = np.full(self.pc.shape, target) if lanes is None else np.where(lanes, target, self.pc)
         elif lanes is None:

@@ -181,3 +181,19 @@ def test_errors_name_the_line() -> None:
 def test_an_unknown_instruction_matters_only_when_it_is_reached() -> None:
     code = "mov.b32 x, a; bra END; wgmma.fence.sync.aligned; END:"
     assert np.array_equal(evaluate(code, LANE), LANE)
+
+
+def test_collectives_do_not_wait_for_lanes_that_end_elsewhere() -> None:
+    """Lanes above 15 leave by a way that lies behind the shuffle; the others wait for nobody then."""
+    code = """
+    mov.b32 x, 0; setp.ge.u32 p, a, 16; @p bra OUT;
+    activemask.b32 r1; shfl.sync.bfly.b32 x, a, 1, 31, r1; bra END;
+    OUT: mov.b32 x, 7;
+    END:"""
+    (got,), report = run_lanes(code, LANE[:32])
+    assert not report.findings, report
+    assert got.tolist() == [n ^ 1 for n in range(16)] + [7] * 16
+    everyone = code.replace("activemask.b32 r1", "mov.b32 r1, -1").replace("OUT: mov.b32 x, 7;", "OUT: exit;")
+    (got,), report = run_lanes(everyone, LANE[:32])
+    assert not report.findings, report
+    assert got[:16].tolist() == [n ^ 1 for n in range(16)]
