@@ -103,21 +103,21 @@ def to_tf32(value: Array) -> Array:
 def fma_f32(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:
     """a · b + c of float32, rounded once. The product is exact in float64; the sum is rounded to odd only
     where its rounding to float64 could change the result."""
-    product = np.asarray(a.astype(np.float64) * b)
-    total = np.asarray(product + c)
     if mode != "rn":
-        return to_f32(sum_to_odd(*np.broadcast_arrays(product, c.astype(np.float64))), mode)
+        return to_f32(fma_narrow(a, b, c), mode)
+    total = np.asarray(a.astype(np.float64) * b)
+    total = np.add(total, c, out=total if total.shape == np.shape(c) else None)
     nearest = total.astype(np.float32)
     doubtful = (total.view(np.uint64) & _BELOW_F32) == _TIE
     doubtful |= (nearest.view(np.uint32) & _MAGNITUDE) - np.uint32(1) <= _LARGEST_SUBNORMAL
     if doubtful.any():
-        product, addend = (array[doubtful] for array in np.broadcast_arrays(product, c.astype(np.float64)))
-        nearest[doubtful] = to_f32(sum_to_odd(product, addend))
+        some = (array[doubtful] for array in np.broadcast_arrays(a, b, c))
+        nearest[doubtful] = to_f32(fma_narrow(*some))
     return nearest
 
 
 def fma_narrow(a: Array, b: Array, c: Array) -> Array:
-    """a · b + c of float16 or bfloat16 values (as float32), as a float64 rounded to odd."""
+    """a · b + c of float32 (and so float16 and bfloat16) values, as a float64 rounded to odd."""
     product = a.astype(np.float64) * b
     return sum_to_odd(*np.broadcast_arrays(product, c.astype(np.float64)))
 
