@@ -127,8 +127,9 @@ def _create(trt: Any, creator: Any, accepted: Mapping[str, Any], fields: Mapping
 
 
 def _missing(registry: Any) -> str:
-    have = [f"{c.plugin_namespace}::{c.name} version {c.plugin_version}" for c in registry.all_creators]
+    have = [(str(c.name), f"{c.plugin_namespace}::{c.name} version {c.plugin_version}") for c in registry.all_creators]
     wanted = f"{NAMESPACE}::{OP_TYPE} version {VERSION}"
-    near = get_close_matches(wanted, have, n=3, cutoff=0.5) or [name for name in have if OP_TYPE in name][:3]
+    alike = set(get_close_matches(OP_TYPE, [name for name, _ in have], n=3, cutoff=0.6))
+    near = [title for name, title in have if name in alike]
     hint = f"; near: {', '.join(near)}" if near else f"; it has {len(have)} others, none alike"
     return f"plugin registry: no {wanted}{hint}"

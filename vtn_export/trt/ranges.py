@@ -25,7 +25,7 @@ Ranges = dict[str, float]  # tensor -> largest |value| seen
 
 
 def observe(model: onnx.ModelProto, spec: GraphSpec, calls: Iterable[Mapping[str, Array]]) -> Ranges:
-    """Largest |value| of every float32 tensor that a node makes, over these calls. `model` is float32."""
+    """Largest |value| of every float32 tensor (inputs included) over these calls. `model` is float32."""
     tensors = _float_tensors(model)
     watched = _watched(model, tensors)
     outputs = tuple(TensorSpec(_name(i), "float32", (2,)) for i in range(len(tensors)))
@@ -80,7 +80,8 @@ def _beyond(tensor: TensorProto, limit: float) -> bool:
 
 def _float_tensors(model: onnx.ModelProto) -> list[str]:
     types = tensor_types(model)
-    made = [name for node in model.graph.node for name in node.output]
+    made = [value.name for value in model.graph.input]
+    made += [name for node in model.graph.node for name in node.output]
     return [name for name in made if types.get(name) == TensorProto.FLOAT]
 
 

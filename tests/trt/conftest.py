@@ -1,0 +1,74 @@
+"""Bundles to build from, made once, and the command line. Tests that write work on copies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL: dict[str, Any] = {
+    "num_classes": 5,
+    "mlp_dim": 32,
+    "backbone": {"name": "tests.nets:patches"},
+    "temporal": {"num_layers": 2, "intermediate_size": 64, "one_sided_window": 4},
+    "preprocessing": {"short_side": 40, "crop_size": 32, "num_frames": 24},
+}
+
+
+def make(folder: Path, config: Any, **options: Any) -> Path:
+    """Export a bundle of seeded random weights."""
+    pytest.importorskip("torch", reason="torch makes the bundles that engines are built from")
+    from vtn_export.onnx.create import create_bundle
+
+    create_bundle(folder, config=config, **options)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fp32, all parts, a quarter of a megabyte: an engine of it builds in a second. Do not write here."""
+    return make(tmp_path_factory.mktemp("small") / "bundle", SMALL)
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the small bundle to write engines into."""
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Run a command line in this process; an exception that is no VtnError fails the test."""
+    from typer.testing import CliRunner
+
+    from vtn_export.cli.main import app
+
+    def run(*arguments: object) -> Result:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        return Result(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def rtx() -> Any:
+    return pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'vtn-export[rtx]'")
