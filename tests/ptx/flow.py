@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from .program import Program
 from .syntax import Address, Instruction, Name, Not, Operand, Pair, PtxError, Reg, Vector
@@ -69,6 +68,7 @@ class Flow:
             self.uses.append(use)
             self.defs.append(define)
         self.leaders = self._find_leaders()
+        self._leader_set = frozenset(self.leaders)
         self.live_in = self._liveness()
 
     @staticmethod
@@ -191,13 +191,8 @@ class Flow:
         if not written:
             return []
         last = stop - 1
-        alive = self._live_out(self.live_in, last) if stop in self.leaders_set() else self.live_in[stop]
+        alive = self._live_out(self.live_in, last) if stop in self._leader_set else self.live_in[stop]
         return _bits(written & alive)
-
-    @lru_cache(maxsize=1)  # noqa: B019 - one flow lives as long as its module
-    def leaders_set(self) -> frozenset[int]:
-        """The leaders, for membership."""
-        return frozenset(self.leaders)
 
 
 def _bits(mask: int) -> list[int]:

@@ -87,7 +87,7 @@ class Memory:
     def alloc(self, array: npt.ArrayLike, read_only: bool = False) -> int:
         """Copies an array to the device; returns its address, a multiple of 256. Stores to it are findings
         when `read_only`."""
-        source = np.ascontiguousarray(array)
+        source = np.asarray(array)
         pointer = self._reserve(source.nbytes, source.shape, source.dtype)
         start = pointer - GLOBAL_BASE
         raw = np.frombuffer(source.tobytes(), np.uint8)

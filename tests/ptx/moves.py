@@ -195,18 +195,16 @@ def convert(d: Decoder, i: Instruction) -> Step:
         raise unsupported(i)
     if target in ("f16x2", "bf16x2") and len(i.operands) == 3:
         return _pack_pair(d, i, target)
-    if source in FLOATS and target in FLOATS:
+    if target == "tf32":
+        function = rounding.to_tf32
+    elif source in FLOATS and target in FLOATS:
         function = _float_to_float(i, target, source)
     elif source in FLOATS:
         function = _float_to_int(i, target, source)
     elif target in FLOATS:
         function = _int_to_float(i, target)
-    elif target == "tf32":
-        function = rounding.to_tf32
     else:
         function = _int_to_int(i, target, source)
-    if source in FLOATS and target == "tf32":
-        function = rounding.to_tf32
     operand = i.operands[1]
     if isinstance(operand, Imm):
         return elementwise(d, i, lambda a: function(np.asarray(a)), [source])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from .source import Source
@@ -151,16 +151,16 @@ class _Inliner:
         self,
         call: Instruction,
         guard: tuple[Reg, bool] | None,
-        renamed: object,
+        renamed: Callable[[Operand], Operand],
         suffix: str,
         depth: int,
     ) -> None:
         """The call itself stays as a branch to the next instruction, so that it is counted."""
-        assert callable(renamed)
         operands = list(call.operands)
-        results: tuple[Operand, ...] = ()
-        if isinstance(operands[0], Vector):
-            results = operands.pop(0).items  # type: ignore[union-attr]
+        first = operands[0]
+        results = first.items if isinstance(first, Vector) else ()
+        if isinstance(first, Vector):
+            operands.pop(0)
         target = operands.pop(0)
         if not isinstance(target, Name):
             raise PtxError(f"line {call.line}: indirect calls are not supported: {call.text}")
