@@ -195,20 +195,18 @@ def convert(d: Decoder, i: Instruction) -> Step:
         raise unsupported(i)
     if target in ("f16x2", "bf16x2") and len(i.operands) == 3:
         return _pack_pair(d, i, target)
-    if target == "tf32":
-        function = rounding.to_tf32
-    elif source in FLOATS and target in FLOATS:
-        function = _float_to_float(i, target, source)
-    elif source in FLOATS:
-        function = _float_to_int(i, target, source)
-    elif target in FLOATS:
-        function = _int_to_float(i, target)
-    else:
-        function = _int_to_int(i, target, source)
-    operand = i.operands[1]
-    if isinstance(operand, Imm):
+    function = _conversion(i, target, source)
+    if isinstance(i.operands[1], Imm):
         return elementwise(d, i, lambda a: function(np.asarray(a)), [source])
     return elementwise(d, i, function, [source])
+
+
+def _conversion(i: Instruction, target: str, source: str) -> Callable[[Array], Array]:
+    if target == "tf32":
+        return rounding.to_tf32
+    if source in FLOATS:
+        return _float_to_float(i, target, source) if target in FLOATS else _float_to_int(i, target, source)
+    return _int_to_float(i, target) if target in FLOATS else _int_to_int(i, target, source)
 
 
 def _mode(i: Instruction) -> str:
