@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job from end to end, on a real video: export, validate, classify in three ways.
+# The main job from end to end, on a real video: export, validate, classify in three ways, build engines.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,6 +22,13 @@ vtn-export run "$bundle" "$clip" --mode chunked
 vtn-export features "$bundle" "$clip" --out "$out/clip.npz"
 vtn-export run "$bundle" "$out/clip.npz" --mode features
 
+if python -c 'import tensorrt_rtx' 2>/dev/null; then
+  say "4. Build fp16 engines with TensorRT-RTX: ahead of time, no GPU needed, and none here runs them"
+  vtn-export trt "$bundle" --fp16 --flavor rtx
+else
+  say "4. No TensorRT-RTX for this machine (x86-64 only): no engine is built"
+fi
+
 say "Where everything is"
-printf '  %-10s %s\n' bundle "$bundle" features "$out/clip.npz" video "$clip"
+printf '  %-10s %s\n' bundle "$bundle" engines "$bundle/engines" features "$out/clip.npz" video "$clip"
 printf '  %-10s %s\n' next "vtn-export inspect $bundle"

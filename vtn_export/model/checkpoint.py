@@ -94,7 +94,10 @@ def _read_pickle(path: Path) -> Any:
                 f"checkpoint {path}: holds pickled code, expected tensors only; "
                 f"re-save its state dict with torch.save(model.state_dict(), …)"
             ) from None
-        raise CheckpointError(f"checkpoint {path}: not a PyTorch checkpoint ({_one_line(error)})") from None
+        # torch's own text is a page about how to load it unsafely
+        raise CheckpointError(
+            f"checkpoint {path}: not a PyTorch checkpoint, expected .pyth, .pt or .safetensors"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"checkpoint {path}: truncated or not a PyTorch checkpoint ({_one_line(error)})"
