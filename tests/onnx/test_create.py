@@ -131,16 +131,16 @@ def test_golden_file_is_what_the_model_gives(exported: Exported, checkpoint: Pat
 
 
 def test_random_weights_are_in_the_manifest_and_repeat(tmp_path: Path) -> None:
-    made = [create_bundle(tmp_path / name, config=CONFIG).bundle for name in ("a", "b")]
+    made = [create_bundle(tmp_path / name, config=CONFIG, parts=["temporal"]).bundle for name in ("a", "b")]
     assert made[0].manifest.random_weights and made[0].manifest.weights["seed"] == 0
     assert made[0].manifest.weights == made[1].manifest.weights
-    for part in PARTS:
-        assert made[0].manifest.files[f"{part}.onnx"] == made[1].manifest.files[f"{part}.onnx"]
+    for name in ("temporal.onnx", "labels.txt"):
+        assert made[0].manifest.files[name] == made[1].manifest.files[name]
 
 
 @pytest.mark.parametrize("parts", [("temporal",), ("full",)])
-def test_single_parts(parts: tuple[Any, ...], tmp_path: Path) -> None:
-    bundle = create_bundle(tmp_path / "out", config=CONFIG, parts=parts).bundle
+def test_single_parts(parts: tuple[Any, ...], tmp_path: Path, checkpoint: Path) -> None:
+    bundle = create_bundle(tmp_path / "out", checkpoint=checkpoint, config=CONFIG, parts=parts).bundle
     assert tuple(bundle.manifest.graphs) == parts
     assert {p.name for p in bundle.path.glob("*.onnx")} == {f"{part}.onnx" for part in parts}
     with pytest.raises(BundleError, match="--part all"):
@@ -183,12 +183,12 @@ def test_typed_bundles_pass_their_check(precision: Any, tmp_path: Path, checkpoi
 def test_overflowing_graph_is_refused(tmp_path: Path) -> None:
     """Activations of about 1e6 pass in float32 and bf16; in fp16 they are infinite, and so is the claim."""
     with pytest.raises(AccuracyError) as caught:
-        create_bundle(tmp_path / "out", config=LOUD, precision="fp16")
+        create_bundle(tmp_path / "out", config=LOUD, parts=["backbone"], precision="fp16")
     message = str(caught.value)
     assert "backbone: features: absolute error" in message and "beyond tolerance 0.0" in message
     assert "\n" not in message and caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
-    passed = create_bundle(tmp_path / "out", config=LOUD, precision="bf16")
+    passed = create_bundle(tmp_path / "out", config=LOUD, parts=["backbone"], precision="bf16")
     assert all(check.passed for check in passed.checks)
 
 
@@ -205,10 +205,12 @@ def test_nodes_kept_in_float32_save_the_graph(tmp_path: Path) -> None:
         node.name for node in _backbone_nodes(tmp_path) if node.name.startswith(("backbone.up/", "backbone.down/"))
     ]
     assert names
-    exported = create_bundle(tmp_path / "fp16", config=LOUD, precision="fp16", keep_fp32=names)
+    exported = create_bundle(tmp_path / "fp16", config=LOUD, parts=["backbone"], precision="fp16", keep_fp32=names)
     assert {kept.node for kept in exported.kept_fp32 if kept.reason == "asked for"} == set(names)
     with pytest.raises(UsageError, match=r"no node 'backbone\.up/NoSuch'"):
-        create_bundle(tmp_path / "no", config=LOUD, precision="fp16", keep_fp32=["backbone.up/NoSuch"])
+        create_bundle(
+            tmp_path / "no", config=LOUD, parts=["backbone"], precision="fp16", keep_fp32=["backbone.up/NoSuch"]
+        )
     assert not (tmp_path / "no").exists()
 
 
@@ -217,8 +219,10 @@ def _backbone_nodes(tmp_path: Path) -> list[onnx.NodeProto]:
     return [node for node in onnx.load(path).graph.node if any(node.output)]
 
 
-def test_wrong_graph_is_refused_and_the_old_bundle_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create_bundle(tmp_path / "out", config=CONFIG)
+def test_wrong_graph_is_refused_and_the_old_bundle_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    create_bundle(tmp_path / "out", checkpoint=checkpoint, config=CONFIG, parts=["temporal"])
     before = snapshot(tmp_path)
     real = create.export_temporal
 
@@ -232,7 +236,7 @@ def test_wrong_graph_is_refused_and_the_old_bundle_stays(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(create, "export_temporal", off_by_one)
     with pytest.raises(AccuracyError) as caught:
-        create_bundle(tmp_path / "out", config=CONFIG)
+        create_bundle(tmp_path / "out", checkpoint=checkpoint, config=CONFIG)
     message = str(caught.value)
     assert "temporal: logits: relative error" in message and "beyond tolerance 1e-05" in message
     assert "the smallest that passes is" in message and "backbone" not in message
@@ -243,7 +247,7 @@ STAGES = ("model", "golden frames", "export graphs", "check full", "check backbo
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_interrupted_at_any_stage(stage: str, tmp_path: Path) -> None:
+def test_interrupted_at_any_stage(stage: str, tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text("the old one")
     seen = []
@@ -256,7 +260,7 @@ def test_interrupted_at_any_stage(stage: str, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        create_bundle(tmp_path / "out", config=CONFIG, step=step)
+        create_bundle(tmp_path / "out", checkpoint=checkpoint, config=CONFIG, step=step)
     assert seen[-1] == stage and set(seen) <= {*STAGES, "PyTorch float64 reference"}
     assert snapshot(tmp_path) == {"out/manifest.json": b"the old one"}
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
@@ -280,8 +284,11 @@ def test_bad_targets_are_told_before_any_work(tmp_path: Path) -> None:
     assert started == [] and [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
-def test_float_input_bundle(tmp_path: Path) -> None:
-    bundle = create_bundle(tmp_path / "out", config=CONFIG, input_type="float32", labels=list("abcdefghij")).bundle
+def test_float_input_bundle(tmp_path: Path, checkpoint: Path) -> None:
+    labels = list("abcdefghij")
+    bundle = create_bundle(
+        tmp_path / "out", checkpoint=checkpoint, config=CONFIG, input_type="float32", labels=labels
+    ).bundle
     assert bundle.manifest.input_type == "float32" and bundle.labels() == list("abcdefghij")
     sample = golden.bundle_samples(bundle, "full")[0]
     assert sample.inputs[FRAMES].dtype == np.float32 and sample.inputs[FRAMES].shape[2:] == (3, 32, 32)
