@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo test lint format unit bench clean
+.PHONY: help demo test lint format unit test-kernels test-engines bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,6 +26,7 @@ $(TEST_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@bash .ci/system.sh cpp cross
 	@echo "installing packages (PyTorch is several GB: minutes)"
 	$(PIP) --constraint .ci/constraints.txt --editable '.[test,rtx]'
+	$(PIP) --no-deps kernel-lens==2.0.1  # TensorRT's C++ headers; nothing else of it is used
 	@touch $@ $(DEMO_STAMP)
 
 demo: $(DEMO_STAMP) ## Export a small VTN, validate it, classify a real video in three ways
@@ -44,6 +45,12 @@ unit: $(TEST_STAMP) ## Tests but for the slow ones
 format: $(TEST_STAMP) ## Format Python sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+test-kernels: $(TEST_STAMP) ## Every kernel, three factors at a time (up to an hour)
+	$(BIN)/python -m pytest -m slow tests/plugins
+
+test-engines: $(TEST_STAMP) ## The large models' engines (minutes)
+	$(BIN)/python -m pytest -m slow tests/trt
 
 bench: $(TEST_STAMP) ## Measure; results go to benchmarks/results and benchmarks/README.md
 	$(BIN)/python benchmarks/temporal.py

@@ -12,7 +12,7 @@ import pytest
 from . import Memory, Module, Report
 from .toolchain import compile_ptx, find_nvcc
 
-pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc (CUDA_HOME, PATH or .cache/cuda)")
+pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc (a system toolkit, or the plugins extra)")
 
 KERNELS = Path(__file__).parent / "kernels"
 RNG = np.random.default_rng(9)

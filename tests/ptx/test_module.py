@@ -100,7 +100,7 @@ def test_nvcc_is_looked_up_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert find_nvcc() == tmp_path / "path" / "bin" / "nvcc"
 
 
-@pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc (CUDA_HOME, PATH or .cache/cuda)")
+@pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc (a system toolkit, or the plugins extra)")
 def test_compiler_errors_are_shown() -> None:
     with pytest.raises(RuntimeError, match=r"identifier .nonsense. is undefined"):
         compile_ptx('extern "C" __global__ void f() { nonsense; }')

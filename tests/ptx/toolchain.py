@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
+from vtn_export.errors import VtnError
+from vtn_export.trt.plugins.toolchain import find_toolkit
 
 
 def find_nvcc() -> Path | None:
-    """nvcc of CUDA_HOME, of PATH, or of a root of NVIDIA's wheels under .cache/cuda; None if there is none."""
-    candidates = []
-    if home := os.environ.get("CUDA_HOME"):
-        candidates.append(Path(home) / "bin" / "nvcc")
-    if on_path := shutil.which("nvcc"):
-        candidates.append(Path(on_path))
-    candidates.extend(sorted((_ROOT / ".cache" / "cuda").glob("**/nvidia/cu*/bin/nvcc")))
-    return next((path for path in candidates if path.is_file()), None)
+    """nvcc as the plugin's build finds it (the system's, or the `plugins` extra's wheels); None if there is none."""
+    try:
+        return find_toolkit().nvcc
+    except VtnError:
+        return None
 
 
 def compile_ptx(source: str | Path, arch: str = "sm_80", flags: Sequence[str] = ("-O3", "-std=c++17")) -> str:
     """PTX of a CUDA file, or of CUDA text."""
     nvcc = find_nvcc()
     if nvcc is None:
-        raise RuntimeError("nvcc: not found; set CUDA_HOME, or install the CUDA wheels into .cache/cuda")
+        raise RuntimeError("nvcc: not found; pip install 'vtn-export[plugins]'")
     with tempfile.TemporaryDirectory() as folder:
         path = source if isinstance(source, Path) else Path(folder) / "kernel.cu"
         if isinstance(source, str):
