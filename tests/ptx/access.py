@@ -93,7 +93,7 @@ class Traffic:
         races = self.races
         if not races.pending:
             return
-        flying = races.in_flight[races.granules_of(offsets, size)].any(axis=1)
+        flying = (races.in_flight[races.granules_of(offsets, size)] > 0).any(axis=1)
         if flying.any():
             bad = np.flatnonzero(flying)
             detail = f"a cp.async to these bytes has not been waited for, {self.who(lanes[bad[0]])}"

@@ -51,12 +51,13 @@ class AsyncCopies:
         if not len(lanes):
             return
         granules = races.granules_of(offsets, size)
-        if races.in_flight[granules].any():
-            bad = np.flatnonzero(races.in_flight[granules].any(axis=1))
+        flying = (races.in_flight[granules] > 0).any(axis=1)
+        if flying.any():
+            bad = np.flatnonzero(flying)
             detail = f"an earlier cp.async to these bytes has not been waited for, {traffic.who(lanes[bad[0]])}"
             traffic.complain(IN_FLIGHT, pc, detail, len(bad))
         races.access(pc, WRITE, offsets, size, lanes)
-        np.add.at(races.in_flight, granules.ravel(), 1)
+        races.in_flight[granules] += 1  # copies of one instruction to one place count once, and are a race
         races.pending += 1
         self.flying.append(_Copy(pc, size, lanes, offsets, values, self.committed[lanes]))
 
@@ -116,7 +117,7 @@ class AsyncCopies:
                 keep = ~done
                 still.append(_Copy(copy.pc, copy.size, whose[keep], offsets[keep], values[keep], copy.groups[keep]))
                 offsets, values, whose = offsets[done], values[done], whose[done]
-            np.add.at(races.in_flight, races.granules_of(offsets, copy.size).ravel(), -1)
+            races.in_flight[races.granules_of(offsets, copy.size)] -= 1
             words = copy.size // 4
             store = self.traffic.spaces["shared"].store
             store.scatter(offsets, values if words > 1 else values[:, 0], 4, words)

@@ -94,13 +94,14 @@ class RaceDetector:
         written = self._written
         self._written = np.zeros_like(written)
         columns: list[tuple[Array, ...]] = []
+        shared = self._touched_by_several(log, written)
         for entry in log:
             if again and (entry.epochs == self.epoch[entry.blocks]).any():
                 self._log.append(entry)
                 self._size += entry.granules.size
                 if entry.kind != READ:
                     self._written[entry.granules.ravel()] = True
-            keep = written[entry.granules]
+            keep = shared[entry.granules]
             if not keep.any():
                 continue
             rows, _ = np.nonzero(keep)
@@ -121,6 +122,16 @@ class RaceDetector:
         warps = np.where(threads < 0, -1 - threads, threads >> 5)
         self._judge((granules, epochs), warps, pcs, kinds)
         self._judge((granules, epochs, warps, warp_epochs), threads, pcs, kinds)
+
+    def _touched_by_several(self, log: list[_Access], written: Array) -> Array:
+        """Granules that are written, and accessed by more than one thread: the only ones worth sorting."""
+        owner = np.zeros(len(written), np.int64)
+        for entry in log:
+            owner[entry.granules] = entry.threads[:, None]
+        several = np.zeros(len(written), np.bool_)
+        for entry in log:
+            several[entry.granules[owner[entry.granules] != entry.threads[:, None]]] = True
+        return several & written
 
     def _judge(self, keys: tuple[Array, ...], actors: Array, pcs: Array, kinds: Array) -> None:
         """Reports groups of equal keys that hold two actors and a write (or an atomic and a plain read)."""

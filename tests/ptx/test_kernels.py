@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from . import Memory, Module, Report
-from .toolchain import compile_ptx, find_nvcc
-
-pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc (a system toolkit, or the plugins extra)")
+from .toolchain import compile_ptx
 
 KERNELS = Path(__file__).parent / "kernels"
 RNG = np.random.default_rng(9)

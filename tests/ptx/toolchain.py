@@ -1,4 +1,4 @@
-"""Finding nvcc, and compiling CUDA to PTX."""
+"""Compiling CUDA to PTX."""
 
 from __future__ import annotations
 
@@ -7,23 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from vtn_export.errors import VtnError
 from vtn_export.trt.plugins.toolchain import find_toolkit
 
 
-def find_nvcc() -> Path | None:
-    """nvcc as the plugin's build finds it (the system's, or the `plugins` extra's wheels); None if there is none."""
-    try:
-        return find_toolkit().nvcc
-    except VtnError:
-        return None
-
-
 def compile_ptx(source: str | Path, arch: str = "sm_80", flags: Sequence[str] = ("-O3", "-std=c++17")) -> str:
-    """PTX of a CUDA file, or of CUDA text."""
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise RuntimeError("nvcc: not found; pip install 'vtn-export[plugins]'")
+    """PTX of a CUDA file, or of CUDA text, by the nvcc that builds the plugin. Raises MissingDependencyError."""
+    nvcc = find_toolkit().nvcc
     with tempfile.TemporaryDirectory() as folder:
         path = source if isinstance(source, Path) else Path(folder) / "kernel.cu"
         if isinstance(source, str):
