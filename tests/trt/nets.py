@@ -20,5 +20,5 @@ class _Swelling(nn.Module):
         return up * (1 / self.factor) * (1 / self.factor)
 
 
-def swelling(factor: float = 4096.0) -> nn.Module:
+def swelling(factor: float = 16384.0) -> nn.Module:
     return _Swelling(factor)

@@ -6,20 +6,24 @@ computes the magnitudes (two reductions a tensor), so no activation leaves the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vtn_export.errors import UsageError
+from vtn_export.errors import OutputError, UsageError
 from vtn_export.onnx.precision import ASKED_FOR, max_of, tensor_types
 from vtn_export.runtime.session import OrtSession
 from vtn_export.spec import Array, GraphSpec, Precision, TensorSpec
 
 # Frames that were not looked at may go further than those that were: two bits are kept free.
 HEADROOM = 4.0
+
+_EXTERNAL_BYTES = 1_000_000_000
 
 Ranges = dict[str, float]  # tensor -> largest |value| seen
 
@@ -28,14 +32,33 @@ def observe(model: onnx.ModelProto, spec: GraphSpec, calls: Iterable[Mapping[str
     """Largest |value| of every float32 tensor (inputs included) over these calls. `model` is float32."""
     tensors = _float_tensors(model)
     watched = _watched(model, tensors)
+    del model  # the caller's to keep
     outputs = tuple(TensorSpec(_name(i), "float32", (2,)) for i in range(len(tensors)))
     seen = np.zeros(len(tensors))
-    with OrtSession(watched.SerializeToString(), GraphSpec(spec.inputs, outputs)) as session:
+    with session_of(watched, GraphSpec(spec.inputs, outputs)) as session:
         for inputs in calls:
             values = session.run(inputs)
             latest = np.array([np.abs(values[output.name]).max() for output in outputs])
             seen = np.where(np.isnan(latest), np.inf, np.maximum(seen, latest))
     return dict(zip(tensors, seen.tolist(), strict=True))
+
+
+@contextmanager
+def session_of(model: onnx.ModelProto, spec: GraphSpec) -> Iterator[OrtSession]:
+    """ONNX Runtime on a graph in memory, by way of a file: bytes would be held twice while it loads.
+
+    Takes the graph's content: `model` is empty afterwards.
+    """
+    with tempfile.TemporaryDirectory(prefix="vtn-trt-") as folder:
+        path = Path(folder) / "graph.onnx"
+        large = model.ByteSize() > _EXTERNAL_BYTES
+        try:
+            onnx.save(model, path, save_as_external_data=large, location="graph.onnx.data")
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror or error}; the graph does not fit there") from None
+        model.Clear()
+        with OrtSession(path, spec) as session:
+            yield session
 
 
 def near_limit(model: onnx.ModelProto, ranges: Ranges, precision: Precision) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -103,7 +102,7 @@ class Worker:
             result["layer_list"] = layers
         else:
             result.update(self._build(builder, network, config))
-        result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        result["peak_bytes"] = _peak_bytes()
         return result
 
     def _build(self, builder: Any, network: Any, config: Any) -> dict[str, Any]:
@@ -227,6 +226,15 @@ def main() -> int:
         events.send("error", kind="EngineError", message="out of memory while building; try a smaller profile")
         return EngineError.exit_code
     return 0
+
+
+def _peak_bytes() -> int:
+    """Largest resident memory of this program. Not ru_maxrss: that counts the parent's from before exec."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        return 0
 
 
 def _die_with(parent: int) -> None:
