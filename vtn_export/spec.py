@@ -169,6 +169,6 @@ def _hint(tensor: TensorSpec, array: Array) -> str:
             return "; move the channels last"
         if tensor.shape[-3] == 3 and array.shape[-1] == 3:
             return "; move the channels before height and width"
-    if array.dtype.kind in "iu" and tensor.dtype == "int32" and array.dtype != np.dtype("int32"):
+    if array.dtype.kind in "iu" and tensor.dtype == "int32" and str(array.dtype) != "int32":
         return "; cast to int32"
     return ""
