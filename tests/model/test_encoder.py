@@ -138,7 +138,7 @@ def test_attention_is_not_flat(published: VTN) -> None:
     assert scores.std() > 1
 
 
-@pytest.mark.parametrize("frames", [1, 2, 7, 33, 90])
+@pytest.mark.parametrize("frames", [1, 7, 90])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float64_against_dense_mask(variant: str, frames: int) -> None:
     model = small.model(**VARIANTS[variant])

@@ -22,6 +22,7 @@ from vtn_export.model.checkpoint import random_model
 from vtn_export.model.config import ModelConfig
 from vtn_export.onnx.export import export_backbone, export_temporal
 from vtn_export.onnx.op import OP_DOMAIN, OP_TYPE
+from vtn_export.onnx.precision import rounding_copy, to_precision
 
 TINY = small.config(layers=2)
 
@@ -216,6 +217,22 @@ def test_nothing_is_square_in_the_sequence(case: tuple[str, Exported]) -> None:
     for value in graph.graph.value_info:
         axes = [dim.dim_param for dim in value.type.tensor_type.shape.dim if "frames" in dim.dim_param]
         assert len(axes) <= 1, value.name
+
+
+@pytest.mark.parametrize(("precision", "rough"), [("fp16", 0.02), ("bf16", 0.2)])
+def test_typed_forms_are_valid_and_run(case: tuple[str, Exported], precision: Any, rough: float) -> None:
+    """Every backbone types by the same rules: valid ONNX, and a rounding copy that gives about the same features."""
+    _, exported = case
+    typed, _ = to_precision(exported.graphs["full"], precision)
+    onnx.checker.check_model(typed, full_check=True)
+    backbone, _ = to_precision(exported.graphs["backbone"], precision)
+    frames = graphs.frames_of(exported, 2)
+    expected = exported.expected_features(frames)
+    got = graphs.run(graphs.session(rounding_copy(backbone)), frames=frames)
+    assert np.abs(got - expected).max() <= rough * np.abs(expected).max()
+    if precision == "fp16":  # ONNX Runtime has no bf16 kernels on CPUs
+        got = graphs.run(graphs.session(backbone), frames=frames)
+        assert np.abs(got - expected).max() <= rough * np.abs(expected).max()
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
