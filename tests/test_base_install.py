@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.conftest import SMALL
+from tests.clihelp import SMALL
 from vtn_export.errors import MissingDependencyError
 from vtn_export.video import shipped_clip
 

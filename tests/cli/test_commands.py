@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cli.conftest import Cli
+from tests.clihelp import Cli
 from vtn_export import errors
 from vtn_export.bundle import Bundle
 from vtn_export.model.checkpoint import random_model

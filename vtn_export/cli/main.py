@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vtn_export import __version__
-from vtn_export.cli import doctor, features, inspect, onnx, run, trt, validate
+from vtn_export.cli import bench, compare, doctor, features, inspect, onnx, run, trt, validate
 
 app = typer.Typer(
     name="vtn-export",
@@ -22,6 +22,8 @@ app.command("trt")(trt.command)
 app.command("run")(run.command)
 app.command("features")(features.command)
 app.command("validate")(validate.command)
+app.command("bench")(bench.command)
+app.command("compare")(compare.command)
 app.command("inspect")(inspect.command)
 app.command("doctor")(doctor.command)
 

@@ -36,7 +36,7 @@ def _machine() -> dict[str, str]:
         "vtn-export": __version__,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "processors usable": str(available_cpus()),
         "memory free": "unknown" if memory is None else f"{memory / 1e9:.1f} GB",
         "disk free here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB",
@@ -47,7 +47,7 @@ def _machine() -> dict[str, str]:
     return facts
 
 
-def _processor() -> str:
+def processor_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.lower().startswith(("model name", "hardware")):
