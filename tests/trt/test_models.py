@@ -51,7 +51,7 @@ def test_vit_b(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> None:
     parts: dict[str, Any] = {part["part"]: part for part in result.json["parts"]}
     halves = [parts["temporal"], parts["backbone"]]
     built = [part["result"] for part in halves]
-    assert sum(one["parse_seconds"] + one["build_seconds"] for one in built) <= 15
+    assert sum(one["cpu_seconds"] for one in built) <= 15  # not wall time: test machines are shared
     assert max(one["peak_bytes"] for one in built) <= 3 * 2**30
     weights = sum(part["forecast"]["weights"] for part in halves)
     engines = sum(part["record"]["engine_bytes"] for part in halves)

@@ -74,7 +74,7 @@ def test_a_node_near_the_end_stays_fp32(loud: Path) -> None:
 
 def test_without_the_ranges_the_gate_refuses_it(loud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rounding copy overflows as fp16 does."""
-    monkeypatch.setattr(ranges, "near_limit", lambda *_: {})
+    monkeypatch.setattr("vtn_export.trt.typed.near_limit", lambda *_: {})
     with pytest.raises(AccuracyError, match="beyond tolerance"):
         typed_graph(Bundle.open(loud), "backbone", "fp16")
 

@@ -113,17 +113,33 @@ def _name(index: int) -> str:
 
 
 def _watched(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
-    """The graph with [min, max] of every tensor as its outputs."""
+    """The graph with [min, max] of every tensor as its outputs.
+
+    The reductions stand right behind the node that makes a tensor, so that a runtime that goes by
+    the order of the nodes frees it as soon as ever.
+    """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     graph = watched.graph
-    del graph.output[:]
+    del graph.output[:], graph.node[:]
     graph.initializer.append(helper.make_tensor("range.shape", TensorProto.INT64, [1], [1]))
-    for index, tensor in enumerate(tensors):
-        low, high, name = f"range.{index}.min", f"range.{index}.max", _name(index)
+    places = {tensor: index for index, tensor in enumerate(tensors)}
+
+    def watch(name: str) -> None:
+        index = places.get(name)
+        if index is None:
+            return
+        low, high, both = f"range.{index}.min", f"range.{index}.max", _name(index)
         for op, out in (("ReduceMin", low), ("ReduceMax", high)):
-            graph.node.append(helper.make_node(op, [tensor], [f"{out}.0d"], name=out, keepdims=0))
+            graph.node.append(helper.make_node(op, [name], [f"{out}.0d"], name=out, keepdims=0))
             graph.node.append(helper.make_node("Reshape", [f"{out}.0d", "range.shape"], [out], name=f"{out}.1d"))
-        graph.node.append(helper.make_node("Concat", [low, high], [name], name=name, axis=0))
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]))
+        graph.node.append(helper.make_node("Concat", [low, high], [both], name=both, axis=0))
+        graph.output.append(helper.make_tensor_value_info(both, TensorProto.FLOAT, [2]))
+
+    for value in model.graph.input:
+        watch(value.name)
+    for node in model.graph.node:
+        graph.node.append(node)
+        for name in node.output:
+            watch(name)
     return watched

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,13 @@ def typed_graph(
     bound, UsageError for options that a graph typed at export cannot take.
     """
     path = bundle.graph_path(part)
+    typing = precision != bundle.manifest.precision
+    near: dict[str, str] = {}
+    if typing and precision == "fp16":  # bf16 ends where float32 does
+        # before the graph itself is loaded: two large models are not held at a time
+        near = near_limit(bundle, part, precision, calibrate)
     model = load(path)
-    if precision == bundle.manifest.precision:
+    if not typing:
         if keep_fp32 or calibrate is not None:
             option = "--keep-fp32" if keep_fp32 else "--calibrate"
             raise UsageError(f"{option}: the bundle is {precision} already, nothing is typed; it is for fp32 bundles")
@@ -81,11 +87,8 @@ def typed_graph(
     spec = bundle.graph(part).spec
     bound = tolerance(bundle, part, precision)
     samples = bundle_samples(bundle, part)
-    found: dict[str, str] = {}
-    if precision == "fp16":  # bf16 ends where float32 does
-        calls = [sample.inputs for sample in samples]
-        seen = ranges.observe(model, spec, [*calls, *(calibration_calls(bundle, part, calibrate) if calibrate else ())])
-        found = ranges.near_limit(model, seen, precision)
+    names = {node.name for node in model.graph.node}
+    found = {name: reason for name, reason in near.items() if name in names}
     typed, kept = to_precision(model, precision, {*keep_fp32, *found})
     del model  # a large model's weights are here once at a time, as far as that goes
     with ranges.session_of(rounding_copy(typed), spec) as session:
@@ -93,6 +96,37 @@ def typed_graph(
     require_passed(checks)
     told = ranges.with_reasons(((entry.node, entry.reason) for entry in kept), found)
     return TypedGraph(typed, None, precision, [Kept(node, reason) for node, reason in told], checks)
+
+
+@lru_cache(maxsize=4)
+def near_limit(bundle: Bundle, part: Part, precision: Precision, calibrate: Path | None) -> dict[str, str]:
+    """Nodes whose values come near the type's end on the golden samples and the frames of `calibrate` → why.
+
+    `full` is looked at through its halves where the bundle has them: their nodes have the same names,
+    and the backbone takes one frame at a time, in a sixth of the memory.
+    """
+    halves: tuple[Part, ...] = ("backbone", "temporal")
+    if part == "full" and all(half in bundle.manifest.graphs for half in halves):
+        found = [near_limit(bundle, half, precision, calibrate) for half in halves]
+        return {**found[0], **found[1]}
+    model = load(bundle.graph_path(part))
+    calls = [*_golden_calls(bundle, part), *(calibration_calls(bundle, part, calibrate) if calibrate else ())]
+    seen = ranges.observe(model, bundle.graph(part).spec, calls)
+    return ranges.near_limit(model, seen, precision)
+
+
+def _golden_calls(bundle: Bundle, part: Part) -> Iterator[Mapping[str, Array]]:
+    """The golden inputs; frames one at a time, and for the temporal part the real frames' features too."""
+    samples = bundle_samples(bundle, part)
+    if part == "backbone":
+        yield from ({FRAMES: frame[None]} for sample in samples for frame in sample.inputs[FRAMES])
+        return
+    yield from (sample.inputs for sample in samples)
+    if part == "temporal":
+        real = np.concatenate([sample.expected[FEATURES] for sample in bundle_samples(bundle, "backbone")])
+        count = len(real)
+        index = np.arange(count, dtype=np.int32)[None]
+        yield {FEATURES: real[None], FRAME_INDEX: index, LENGTHS: np.array([count], dtype=np.int32)}
 
 
 def tolerance(bundle: Bundle, part: Part, precision: Precision) -> float:
@@ -114,7 +148,7 @@ def calibration_calls(bundle: Bundle, part: Part, video: Path) -> Iterator[dict[
     with ClipReader(video, manifest.preprocessing, CALIBRATION_FRAMES, chunk=_CHUNK) as reader:
         chunks = [(graph_frames(frames, manifest.preprocessing, manifest.input_type), at) for frames, at in reader]
     if part == "backbone":
-        yield from ({FRAMES: frames} for frames, _ in chunks)
+        yield from ({FRAMES: frame[None]} for frames, _ in chunks for frame in frames)
     elif part == "full":
         for frames, at in chunks:
             lengths = np.array([len(frames)], dtype=np.int32)
