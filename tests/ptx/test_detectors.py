@@ -261,9 +261,11 @@ def test_a_barrier_that_nobody_completes() -> None:
     ],
 )
 def test_collectives_of_half_a_warp(collective: str) -> None:
-    code = f"mov.b32 x, a; mov.b32 r1, 0; setp.lt.u32 p, tid, 16; @!p bra END; {collective} END: bar.sync 0;"
-    assert "divergent-collective" in found(code)
-    assert "divergent-collective" not in found(code.replace("@!p bra END;", ""))
+    for before in ("", "mov.b32 r5, 1;"):  # as the first instruction behind the branch, and in the middle
+        code = f"""mov.b32 x, a; mov.b32 r1, 0; setp.lt.u32 p, tid, 16; @!p bra END; {before} {collective}
+        END: bar.sync 0;"""
+        assert "divergent-collective" in found(code)
+        assert "divergent-collective" not in found(code.replace("@!p bra END;", ""))
 
 
 def test_a_guarded_matrix_instruction() -> None:

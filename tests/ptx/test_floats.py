@@ -319,10 +319,12 @@ def test_packed_comparisons_give_a_predicate_for_each_half() -> None:
 
 def test_setp_with_logic_and_two_results() -> None:
     a = np.array([1, 2, 3, 4], np.uint32)
-    code = "setp.gt.u32 s, a, 1; setp.lt.and.u32 p|q, a, 3, s; selp.u32 x, 1, 0, p; selp.u32 y, 1, 0, q;"
+    code = """
+    setp.gt.u32 s, a, 1; setp.ne.and.u32 s, a, 4, s; setp.lt.and.u32 p|q, a, 3, s;
+    selp.u32 x, 1, 0, p; selp.u32 y, 1, 0, q;"""
     (p, q), _ = run_lanes(code, a, out=[np.uint32, np.uint32])
-    assert p.tolist() == [0, 1, 0, 0]  # a < 3 and a > 1
-    assert q.tolist() == [0, 0, 1, 1]  # not (a < 3), and a > 1
+    assert p.tolist() == [0, 1, 0, 0]  # a < 3, and a is 2 or 3
+    assert q.tolist() == [0, 0, 1, 0]  # not (a < 3), and a is 2 or 3
     code = "setp.eq.u32 s, a, 4; setp.lt.or.s32 p, a, 2, !s; selp.u32 x, 1, 0, p;"
     assert evaluate(code, a).tolist() == [1, 1, 1, 0]
 

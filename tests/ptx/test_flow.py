@@ -145,6 +145,34 @@ def test_barriers_that_count_votes() -> None:
     assert [set(r.tolist()) for r in results] == [{37}, {0}, {1}]
 
 
+def test_votes_of_warps_that_come_by_different_ways() -> None:
+    code = """
+    mov.b32 x, 9; mov.b32 r1, 5; setp.lt.u32 p, tid, 32; @p bra FIRST;
+    setp.lt.u32 q, a, 40; add.u32 r1, r1, 1; bar.red.popc.u32 x, 0, q; bra END;
+    FIRST: setp.lt.u32 q, a, 3; add.u32 r1, r1, 2; bar.red.popc.u32 x, 0, q;
+    END: mov.b32 y, r1;"""
+    (votes, ways), report = run_lanes(code, LANE, out=[np.uint32] * 2)
+    assert not report.findings, report
+    assert set(votes.tolist()) == {11}
+    assert ways.tolist() == [7] * 32 + [6] * 32
+
+
+def test_guards_in_one_branch_only() -> None:
+    """The predicate and the old value both come from before the branch."""
+    code = """
+    mov.b32 x, 50; and.b32 r1, a, 1; setp.eq.u32 p, r1, 0; setp.lt.u32 q, tid, 20; @q bra END;
+    @p mov.b32 x, 60;
+    END:"""
+    assert evaluate(code, LANE).tolist() == [50] * 20 + [60, 50] * 22
+
+
+def test_names_of_an_inner_scope_end_with_it() -> None:
+    code = """
+    mov.b32 r1, 1; { .reg .b16 r1; .reg .b32 inner; mov.b32 inner, a; cvt.u16.u32 r1, inner; cvt.u32.u16 r2, r1; }
+    add.u32 x, r1, r2;"""
+    assert np.array_equal(evaluate(code, LANE), LANE + 1)
+
+
 def test_producers_arrive_and_consumers_wait() -> None:
     """Warp 1 writes and arrives; warp 0 waits and reads."""
     code = """

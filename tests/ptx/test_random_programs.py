@@ -95,7 +95,7 @@ class Writer:
         if s.kind == "guarded":
             negated = self.rng.random() < 0.5
             flip = "not.pred p, p;\n" if negated else ""
-            return test + flip + f"@{'!' if negated else ''}p {s.operation} {s.target}, {s.target}, {s.second};\n"
+            return test + flip + f"@{'!' if negated else ''}p {s.operation} {s.target}, {s.first}, {s.second};\n"
         if s.kind == "shuffle":
             return f"shfl.sync.idx.b32 {s.target}, {s.first}, {4 * s.literal + 1}, 31, -1;\n"
         if s.kind == "exit":
@@ -128,8 +128,7 @@ def run_block(statements: list[Statement], lanes: list[dict[str, int]], active: 
         if s.kind in ("op", "guarded"):
             for lane in active if s.kind == "op" else holds:
                 r = lanes[lane]
-                left = r[s.first] if s.kind == "op" else r[s.target]
-                r[s.target] = OPERATIONS[s.operation](left, r[s.second]) & M
+                r[s.target] = OPERATIONS[s.operation](r[s.first], r[s.second]) & M
         elif s.kind == "shuffle":
             value = lanes[(4 * s.literal + 1) % 32][s.first]
             for lane in active:
