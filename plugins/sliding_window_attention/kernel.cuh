@@ -262,7 +262,7 @@ struct Output {
     __device__ __forceinline__ void store(char* row, uint32_t row_bytes, const bool (&inside)[2],
                                           const bool (&valid)[2], uint32_t lane) {
         const bool odd = lane % 2 != 0;
-        row = advance_by<1>(row, (lane % 4 * 20) & 24);  // 0, 16, 8, 24
+        row = advance_by<1>(row, __byte_perm(0x18081000, 0, lane % 4));  // 0, 16, 8 or 24
         uint2 words[2][HeadDim / 16];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -298,28 +298,66 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + shuffle_xor<2>(x);
 }
 
-// Probabilities of rows g and g + 8 against their maximum so far; correction is what earlier ones are to
-// be multiplied with. Scores at the floor weigh nothing once a real score was seen, and what they
-// weighed before is corrected to nothing then.
+// One fused multiply-add takes a score to its exponent, score * factor + shift. The rounding of the shift is
+// a factor that a row's probabilities share and its sum takes out again, unless it is large itself: from
+// 2^27 on it could overflow them. There, far from any real score, the maximum is subtracted first.
+template <int Tiles>
+__device__ __forceinline__ void subtract_first(float (&score)[Tiles][4], const float (&maximum)[2],
+                                               float (&shift)[2]) {
+    if (shift[0] * shift[0] + shift[1] * shift[1] > 4294967296.0f) {
+#pragma unroll
+        for (int j = 0; j < Tiles; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                score[j][e] -= maximum[e / 2];
+            }
+        }
+        shift[0] = 0.0f;
+        shift[1] = 0.0f;
+    }
+}
+
+// What rows g and g + 8 have seen so far: their maximum, and what it shifted exponents by.
+struct Running {
+    float maximum[2];
+    float shift[2];
+
+    __device__ __forceinline__ void clear(const KernelParams& p) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            maximum[half] = p.score_floor;
+            shift[half] = p.score_floor * p.minus_factor;
+        }
+    }
+};
+
+// Probabilities against the maximum so far; correction is what earlier ones are to be multiplied with. Scores
+// at the floor weigh nothing once a real score was seen, and what they weighed before is corrected to nothing
+// then.
 template <typename Type, int Tiles>
-__device__ __forceinline__ void soften(const KernelParams& p, const float (&score)[Tiles][4], float (&maximum)[2],
+__device__ __forceinline__ void soften(const KernelParams& p, float (&score)[Tiles][4], Running& running,
                                        uint32_t (&probability)[Tiles][2], float (&correction)[2]) {
+    float shift[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        float m = score[0][half * 2];
+        float m = running.maximum[half];
 #pragma unroll
-        for (int i = 1; i < 2 * Tiles; ++i) {
+        for (int i = 0; i < 2 * Tiles; ++i) {
             m = fmaxf(m, score[i / 2][half * 2 + i % 2]);
         }
-        m = fmaxf(maximum[half], quad_max(m));
-        const float shift = -m * p.score_factor;
-        correction[half] = exp2_approx(fmaf(maximum[half], p.score_factor, shift));
-        maximum[half] = m;
+        running.maximum[half] = quad_max(m);
+        shift[half] = running.maximum[half] * p.minus_factor;
+        correction[half] = exp2_approx(shift[half] - running.shift[half]);
+        running.shift[half] = shift[half];
+    }
+    subtract_first<Tiles>(score, running.maximum, shift);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
         for (int j = 0; j < Tiles; ++j) {
             probability[j][half] =
-                Math<Type>::pack(exp2_approx(fmaf(score[j][half * 2], p.score_factor, shift)),
-                                 exp2_approx(fmaf(score[j][half * 2 + 1], p.score_factor, shift)));
+                Math<Type>::pack(exp2_approx(fmaf(score[j][half * 2], p.score_factor, shift[half])),
+                                 exp2_approx(fmaf(score[j][half * 2 + 1], p.score_factor, shift[half])));
         }
     }
 }
@@ -485,7 +523,7 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             offset[half] = slot_zero - max(rows[half] - p.window, sequence.globals);
-            end[half] = min(rows[half] + p.ahead + 1, sequence.length) - slot_zero;
+            end[half] = min(rows[half] + p.reach, sequence.length) - slot_zero;
             if constexpr (Tiles > 5) {
                 keep(end[half]);
             }
@@ -518,7 +556,7 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
                 unroll<kMiddleEnd - 2>([&](auto j) { hide(Constant<2 + j>{}); });
             }
         }
-        const float negative_factor = -p.score_factor;
+        float maximum[2], shift[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             float m = score[0][half * 2];
@@ -526,12 +564,17 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
             for (int i = 1; i < 2 * Tiles; ++i) {
                 m = fmaxf(m, score[i / 2][half * 2 + i % 2]);
             }
-            const float shift = quad_max(m) * negative_factor;
+            maximum[half] = quad_max(m);
+            shift[half] = maximum[half] * p.minus_factor;
+        }
+        subtract_first<Tiles>(score, maximum, shift);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
 #pragma unroll
             for (int j = 0; j < Tiles; ++j) {
                 probability[j][half] =
-                    Math<Type>::pack(exp2_approx(fmaf(score[j][half * 2], p.score_factor, shift)),
-                                     exp2_approx(fmaf(score[j][half * 2 + 1], p.score_factor, shift)));
+                    Math<Type>::pack(exp2_approx(fmaf(score[j][half * 2], p.score_factor, shift[half])),
+                                     exp2_approx(fmaf(score[j][half * 2 + 1], p.score_factor, shift[half])));
             }
         }
     }
@@ -574,7 +617,7 @@ __device__ __forceinline__ KeyRun band_of(const KernelParams& p, const Sequence&
     KeyRun band;
     band.first = advance(sequence.queries + p.third_bytes, band_first, sequence.row_bytes);
     band.row_bytes = sequence.row_bytes;
-    band.keys = max(min(last_query + p.ahead + 1, sequence.length) - band_first, 0);
+    band.keys = max(min(last_query + p.reach, sequence.length) - band_first, 0);
     return band;
 }
 
@@ -686,21 +729,22 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
     // Band keys, counted from band_first, that the rows of the warp see: any of them, and all of them.
     const int warp_last = min(first + kRowsPerWarp - 1, last_row);
     const int any_low = max(first - p.window, sequence.globals) - band_first;
-    const int any_high = min(warp_last + p.ahead, last_row) - band_first;
+    const int any_end = min(warp_last + p.reach, sequence.length) - band_first;
     const int all_low = max(warp_last - p.window, sequence.globals) - band_first;
-    const int all_high = min(first + p.ahead, last_row) - band_first;
+    const int all_end = min(first + p.reach, sequence.length) - band_first;
     int offset[2];
     int width[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int low = max(rows[half] - p.window, sequence.globals);
         offset[half] = column + band_first - low;
-        width[half] = max(min(rows[half] + p.ahead + 1, sequence.length) - low, 0);
+        width[half] = max(min(rows[half] + p.reach, sequence.length) - low, 0);
     }
 
     Output<Type, HeadDim> output;
     output.clear();
-    float maximum[2] = {p.score_floor, p.score_floor};
+    Running running;
+    running.clear(p);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
         wait_for_copies();
@@ -723,7 +767,7 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
             }
             uint32_t probability[1][2];
             float correction[2];  // of nothing: the tile comes first
-            soften<Type>(p, score, maximum, probability, correction);
+            soften<Type>(p, score, running, probability, correction);
             const uint32_t row = global_tile + tid % 8 * Layout::kRowBytes;
             output.template add_k8<kValues, false>(probability[0],
                                                    row + swizzled<HeadDim>(tid, tid / 8 % 4 * kChunkBytes),
@@ -732,14 +776,14 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
 
         const bool leads = chunk < lead_chunks;
         const int from = (leads ? chunk : chunk - lead_chunks) * Shape::kKeys;
-        const int to = from + Shape::kKeys - 1;
-        if (leads | ((from <= any_high) & (to >= any_low))) {
+        const int to = from + Shape::kKeys;
+        if (leads | ((from < any_end) & (to > any_low))) {
             const uint32_t buffer = keys + chunk % Shape::kStages * kBufferBytes;
             float score[Shape::kTiles][4];
             unroll<Shape::kTiles>([&](auto j) {
                 multiply_keys<Type, HeadDim, j * kTileBytes>(score[j], q, buffer + key_at, buffer + key_half_at);
             });
-            if ((from < all_low) | (to > all_high) | leads) {
+            if ((from < all_low) | (to > all_end) | leads) {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     const uint32_t start = from + (leads ? column : offset[half]);
@@ -753,7 +797,7 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
             }
             uint32_t probability[Shape::kTiles][2];
             float correction[2];
-            soften<Type>(p, score, maximum, probability, correction);
+            soften<Type>(p, score, running, probability, correction);
             output.scale(correction);
             unroll<Shape::kTiles / 2>([&](auto i) {
                 const uint32_t pair[4] = {probability[2 * i][0], probability[2 * i][1],

@@ -157,14 +157,15 @@ cudaError_t plan(const Problem& problem, const Device& device, Launch* launch) {
     params.output_bytes = static_cast<uint32_t>(model_dim * element);
     params.sequence = sequence;
     params.window = std::min(problem.window, sequence);
-    params.ahead = problem.causal ? 0 : params.window;
-    params.span = params.window + params.ahead;
+    params.reach = problem.causal ? 1 : params.window + 1;
+    params.span = params.window + params.reach - 1;
     params.globals = std::min(problem.globals, sequence);
     const float magnitude = std::fabs(problem.scale);
     params.score_factor = magnitude == 0.0f ? 1.0f : magnitude;
     if (problem.type != DataType::kFloat32) {
         params.score_factor = magnitude == 0.0f ? 1.0f : std::min(magnitude * kLog2E, FLT_MAX);
     }
+    params.minus_factor = -params.score_factor;
     params.score_floor = -FLT_MAX / std::max(1.0f, params.score_factor);
     params.query_and = magnitude == 0.0f ? 0 : 0xffffffffu;
     params.query_xor = problem.scale < 0.0f ? (element == 4 ? 0x80000000u : 0x80008000u) : 0;

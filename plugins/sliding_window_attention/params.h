@@ -35,13 +35,14 @@ struct alignas(16) KernelParams {
     uint32_t output_bytes;   // of a token of the output
     int32_t sequence;
     int32_t window;       // keys looked back at
-    int32_t ahead;        // keys looked ahead at: the window, or 0 if causal
-    int32_t span;         // window + ahead
+    int32_t reach;        // a row's own key and those ahead of it: window + 1, or 1 if causal
+    int32_t span;         // keys behind and ahead: 2 * window, or window if causal
     int32_t globals;      // first columns that every row sees
     int32_t global_slot;  // resident kernels: first slot of the last tile that holds globals
     uint32_t query_and;  // 0 where scale is 0, else all ones
     uint32_t query_xor;  // the type's sign bits where scale is negative, else 0
     float score_factor;  // |scale| * log2(e), or 1 where scale is 0
+    float minus_factor;  // its negative
     float score_floor;   // the lowest float whose product with score_factor is finite
     Divisor dilation;    // the gap between band keys
     Divisor classes;     // residue classes modulo the dilation that hold a token

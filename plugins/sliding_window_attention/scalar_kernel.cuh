@@ -60,7 +60,7 @@ __device__ __forceinline__ void scalar(const KernelParams& params) {
         const int row = min(static_cast<int>(first_row) + i, last_row);
         const int start = max(row - p.window, sequence.globals);
         low[i] = start - band_first;
-        width[i] = max(min(row + p.ahead + 1, sequence.length) - start, 0);
+        width[i] = max(min(row + p.reach, sequence.length) - start, 0);
         maximum[i] = p.score_floor;
         sum[i] = 0.0f;
 #pragma unroll
@@ -69,7 +69,7 @@ __device__ __forceinline__ void scalar(const KernelParams& params) {
         }
     }
     const int any_low = max(first - p.window, sequence.globals) - band_first;
-    const int any_high = min(min(first + kRowsPerWarp - 1, last_row) + p.ahead, last_row) - band_first;
+    const int any_end = min(min(first + kRowsPerWarp - 1, last_row) + p.reach, sequence.length) - band_first;
 
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -84,7 +84,7 @@ __device__ __forceinline__ void scalar(const KernelParams& params) {
         commit_copies();
         wait_for_copies();
         __syncthreads();
-        if (first > last_row || (!leads && (from > any_high || from + Shape::kKeys <= any_low))) {
+        if (first > last_row || (!leads && (from >= any_end || from + Shape::kKeys <= any_low))) {
             continue;
         }
 

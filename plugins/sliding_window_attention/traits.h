@@ -54,15 +54,15 @@ struct ResidentShape {
     static constexpr int kBandRows = kQueries - kRowsPerWarp + kBandSlots;
     static constexpr int kRows = kBandRows + kKeysPerTile;
     static constexpr int kSharedBytes = 2 * kRows * RowLayout<HeadDim>::kRowBytes;
-    // Registers a thread are capped at 65536 / (kThreads * kMinBlocks): 64 and 80 for heads of up to 64 on
-    // SM 8.0 and 8.7. Eleven tiles spill at 80 elsewhere, and gain nothing where shared memory (8.6, 8.9,
+    // Registers a thread are capped at 65536 / (kThreads * kMinBlocks): 64 and 80 for heads of 64 on SM 8.0
+    // and 8.7. Eleven tiles spill at 80 elsewhere, and gain nothing where shared memory (8.6, 8.9,
     // 12.0) holds one block anyway.
     static constexpr int kMinBlocks =
-        HeadDim <= 64 ? (Tiles <= 5 ? 4 : (Warps <= 8 ? kElevenTileBlocks : kElevenTileBlocks - 1))
-                      : (Tiles <= 5 ? 2 : 1);
+        Tiles <= 5 ? (HeadDim <= 64 ? 4 : 2)
+                   : (HeadDim == 64 ? (Warps <= 8 ? kElevenTileBlocks : kElevenTileBlocks - 1) : 1);
     // Dilated kernels hold more of the sequence's shape.
     static constexpr int min_blocks(bool dilated) {
-        return !dilated ? kMinBlocks : (Tiles > 5 ? 1 : (HeadDim <= 64 ? 3 : 2));
+        return !dilated ? kMinBlocks : (Tiles > 5 ? 1 : 2);
     }
 };
 
@@ -97,7 +97,7 @@ struct ScalarShape {
     // An odd number of 16-byte units: eight lanes reading eight rows hit eight bank groups.
     static constexpr int kPitch = HeadDim + 4;
     static constexpr int kSharedBytes = (kQueries + 2 * kKeys) * kPitch * 4;
-    static constexpr int kMinBlocks = 3;  // at most 168 registers; 128 would spill in wide heads
+    static constexpr int kMinBlocks = HeadDim <= 80 ? 3 : 2;  // 168 registers, or wide heads spill
 };
 
 }  // namespace vtn::swa
