@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from . import Memory, Module, Report
+from . import Memory, Module, PtxError, Report
 from .lanes import HEADER, run_lanes
 
 A = np.arange(64, dtype=np.uint32)
@@ -185,6 +185,10 @@ def test_alignment() -> None:
 def test_read_only_memory() -> None:
     (finding,) = global_kernel("st.global.u32 [rd1], r1;", read_only=True).findings
     assert (finding.kind, finding.count) == ("write-to-read-only", 32)
+    body = "mov.u32 r2, 9; st.global.u32 [rd1], r2; ld.global.u32 r3, [rd1]; setp.ne.u32 p, r3, 0; @p trap;"
+    assert len(global_kernel(body, read_only=True).findings) == 1, "the store did not happen: no trap"
+    with pytest.raises(PtxError, match="trap was executed"):
+        global_kernel(body)
     assert not global_kernel("ld.global.u32 r2, [rd1];", read_only=True).findings
 
 
