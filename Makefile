@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo test lint format unit test-kernels test-engines bench clean
+.PHONY: help demo test lint format unit test-kernels test-engines gpu-check bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test-kernels: $(TEST_STAMP) ## Every kernel, three factors at a time (up to an h
 
 test-engines: $(TEST_STAMP) ## The large models' engines (minutes)
 	$(BIN)/python -m pytest -m slow tests/trt
+
+gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
+	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)
 
 bench: $(TEST_STAMP) ## Measure; results go to benchmarks/results and benchmarks/README.md
 	$(BIN)/python benchmarks/temporal.py

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.usefixtures("rtx")
 FRAMES = "1:32:256"
 
 
-@pytest.fixture(scope="module", params=["deit_tiny_vtn", "resnet50_vtn"])
+MODELS = ["deit_tiny_vtn", pytest.param("resnet50_vtn", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
     yield make(folder, request.param)

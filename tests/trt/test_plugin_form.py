@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from vtn_export.bundle import Bundle
 from vtn_export.errors import PluginError
 from vtn_export.onnx.op import OP_DOMAIN, OP_TYPE
 from vtn_export.trt.library import find_library
@@ -123,15 +124,13 @@ def test_library_that_is_none(registry: Any, tmp_path: Path) -> None:
         load_library(registry, str(text))
 
 
-def test_where_the_library_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = tmp_path / "libvtn.so"
+def test_where_the_library_is_looked_for(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, library = Bundle.open(bundle), tmp_path / "libvtn.so"
     with pytest.raises(PluginError, match=r"--plugin .*: no such file"):
-        find_library(library, None)
+        find_library(library, None, opened)
     library.write_bytes(b"x")
-    assert find_library(library, "8.7") == library
-    monkeypatch.setenv("VTN_PLUGIN", str(library))
-    assert find_library(None, "8.7") == library
-    monkeypatch.setenv("VTN_PLUGIN", str(tmp_path / "gone.so"))
-    with pytest.raises(PluginError, match=r"VTN_PLUGIN .*: no such file"):
-        find_library(None, None)
+    assert find_library(library, "8.7", opened) == library
+    monkeypatch.setenv("VTN_PLUGIN_LIB", str(tmp_path / "gone.so"))
+    with pytest.raises(PluginError, match="no such file"):
+        find_library(None, None, opened)
     assert record(library).file == "libvtn.so" and record(library).name == OP_TYPE

@@ -21,7 +21,7 @@ def layers_if_possible(record: Sidecar, bundle: Bundle) -> list[Any] | None:
     gpu = find_gpu()
     if gpu is None:
         return None
-    plugin = find_library(None, gpu.compute_capability) if record.plugin is not None else None
+    plugin = find_library(None, gpu.compute_capability, bundle) if record.plugin is not None else None
     if machine_problems(record, gpu, installed_version, plugin):
         return None
     try:

@@ -1,27 +1,18 @@
-"""Where the plugin library is: given, named by the environment, or built by this package."""
+"""The plugin library an engine is built or run with: named on the command line, or found (trt/plugins/find.py)."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
 from pathlib import Path
 
+from vtn_export.bundle import Bundle
 from vtn_export.errors import PluginError
-
-VARIABLE = "VTN_PLUGIN"
-_BUILT = "vtn_export.trt.plugins"
+from vtn_export.trt.plugins import find
 
 
-def find_library(given: Path | None, compute_capability: str | None) -> Path | None:
-    """The library for this GPU, or None. Raises PluginError when one is named that is no file."""
-    named = given or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    if named is not None:
-        if not named.is_file():
-            source = "--plugin" if given else VARIABLE
-            raise PluginError(f"{source} {named}: no such file; expected the plugin library")
-        return named.resolve()
-    if importlib.util.find_spec(_BUILT) is None:
-        return None
-    found = importlib.import_module(_BUILT).find_library(compute_capability)
-    return None if found is None else Path(found)
+def find_library(given: Path | None, compute_capability: str | None, bundle: Bundle) -> Path | None:
+    """The library for this GPU, or None. Raises PluginError when a named one is missing, broken or lacks the GPU."""
+    if given is not None:
+        if not given.is_file():
+            raise PluginError(f"--plugin {given}: no such file; expected the plugin library")
+        return given.resolve()
+    return find.find_library(compute_capability, bundle.path)

@@ -138,7 +138,7 @@ def plans(bundle: Bundle, parts: Sequence[Part], options: BuildOptions) -> list[
         entry = bundle.graph(part)
         plugin_path = None
         if part != "backbone":  # the op is in the temporal encoder
-            plugin_path = _plugin(library, options, gpu)
+            plugin_path = _plugin(bundle, library, options, gpu)
         found.append(
             Plan(
                 part=part,
@@ -204,11 +204,11 @@ def _capabilities(library: api.Api, options: BuildOptions, target: Target | None
     return tuple(wanted)
 
 
-def _plugin(library: api.Api, options: BuildOptions, gpu: Gpu | None) -> Path | None:
+def _plugin(bundle: Bundle, library: api.Api, options: BuildOptions, gpu: Gpu | None) -> Path | None:
     """The plugin library to build with, or None for the portable form."""
     if options.attention == "portable" or not library.has_plugins:
         return None
-    found = find_library(options.plugin, None if gpu is None else gpu.compute_capability)
+    found = find_library(options.plugin, None if gpu is None else gpu.compute_capability, bundle)
     if found is None and options.attention == "plugin":
         raise PluginError("--attention plugin: no plugin library found; see docs/plugins.md, or give --plugin FILE")
     return found

@@ -42,7 +42,7 @@ class TrtSession(SessionBase):
         self._errors: deque[str] = deque(maxlen=4)
         library = api.load(self._flavor())
         self._logger = library.logger(self._log)
-        plugin = find_library(None, gpu.compute_capability) if self.record.plugin is not None else None
+        plugin = find_library(None, gpu.compute_capability, bundle) if self.record.plugin is not None else None
         if plugin is not None:
             load_library(library.trt.get_plugin_registry(), str(plugin))
         self._runtime: Any = library.trt.Runtime(self._logger)
@@ -113,7 +113,7 @@ def find_engine(bundle: Bundle, part: Part, gpu: Gpu) -> Sidecar:
     bundle.graph(part)
 
     def check(record: Sidecar) -> list[str]:
-        plugin = find_library(None, gpu.compute_capability) if record.plugin is not None else None
+        plugin = find_library(None, gpu.compute_capability, bundle) if record.plugin is not None else None
         return sidecar.machine_problems(record, gpu, installed_version, plugin)
 
     return sidecar.find(bundle, part, check)
