@@ -34,6 +34,20 @@ def leftovers(bundle: Path) -> list[Path]:
     return sorted(path for path in (bundle / "engines").glob(".*") if path.name != ".lock")
 
 
+def workers(parent: int) -> list[int]:
+    """Build workers that are children of this process."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            status = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if b"vtn_export.trt.worker" in command and int(status[1]) == parent:
+            found.append(int(process.name))
+    return found
+
+
 @pytest.fixture(scope="module")
 def built(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> tuple[Path, Any]:
     """The temporal part in fp16 for two GPUs and two profiles, and what the command said."""
@@ -260,10 +274,8 @@ def test_worker_killed(small_bundle: Path) -> None:
 
     def kill(event: Any) -> None:
         if event["event"] == "stage":
-            children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True)
-            for line in children.stdout.decode().splitlines():
-                if "vtn_export.trt.worker" in line:
-                    os.kill(int(line.split()[0]), signal.SIGKILL)
+            for worker in workers(os.getpid()):
+                os.kill(worker, signal.SIGKILL)
 
     with pytest.raises(EngineError, match="out of memory"):
         run_worker(_request(small_bundle), kill)
@@ -312,21 +324,18 @@ def test_killed_at_random_moments(bundle: Path, cli: Cli) -> None:
         opened = Bundle.open(bundle)
         for path in sidecar.sidecars(opened):
             assert sidecar.problems(sidecar.read(path), opened) == [], f"VTN_SEED={seed}"
-    assert _workers_of(bundle) == []
+    assert _orphans() == [], f"VTN_SEED={seed}"
     again = cli("trt", bundle, "--part", "temporal", "--fp16", "--force", "--json")
     assert again.code == 0 and engines(bundle) == [first], f"VTN_SEED={seed}"
     assert leftovers(bundle) == [], f"VTN_SEED={seed}"
 
 
-def _workers_of(bundle: Path) -> list[str]:
-    """Workers whose command was killed die with it."""
+def _orphans() -> list[int]:
+    """Workers whose command was killed, given a moment: they die with it."""
     deadline = time.monotonic() + 5
-    while True:
-        found = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True).stdout
-        orphans = [line for line in found.splitlines() if "vtn_export.trt.worker" in line and line.split()[0] == "1"]
-        if not orphans or time.monotonic() > deadline:
-            return orphans
+    while (found := workers(1)) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return found
 
 
 def test_interrupted(bundle: Path) -> None:

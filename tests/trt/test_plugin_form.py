@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,20 @@ def test_where_the_library_is_looked_for(bundle: Path, tmp_path: Path, monkeypat
     with pytest.raises(PluginError, match="no such file"):
         find_library(None, None, opened)
     assert record(library).file == "libvtn.so" and record(library).name == OP_TYPE
+
+
+def test_the_real_library_if_it_is_built(rtx: Any, small_bundle: Path) -> None:
+    """Its creator makes a plugin for every node of a graph, in a process of its own: registries keep what they load."""
+    from vtn_export.trt.plugins.find import find_library as find_built
+
+    library = find_built()
+    if library is None:
+        pytest.skip("the plugin library is not built here (vtn-export plugins build)")
+    code = (
+        "import sys, onnx, tensorrt_rtx as trt; from vtn_export.trt.plugin_form import *;"
+        "nodes = op_nodes(onnx.load(sys.argv[2]));"
+        "preflight(trt, trt.get_plugin_registry(), sys.argv[1], [fields_of(n) for n in nodes]); print(len(nodes))"
+    )
+    command = [sys.executable, "-c", code, str(library), str(small_bundle / "temporal.onnx")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and int(result.stdout) > 0, result.stderr

@@ -15,14 +15,14 @@ from onnx import TensorProto
 
 from tests.trt.conftest import SMALL, Cli, make
 from vtn_export.bundle import GOLDEN, MANIFEST, Bundle, sha256
-from vtn_export.errors import AccuracyError, BundleError, ExportError, UsageError
+from vtn_export.errors import AccuracyError, BundleError, UsageError
 from vtn_export.onnx.precision import max_of
 from vtn_export.runtime.golden import bundle_samples
 from vtn_export.runtime.session import OrtSession
 from vtn_export.spec import FEATURES
 from vtn_export.trt import ranges
 from vtn_export.trt.ranges import HEADROOM
-from vtn_export.trt.typed import load, tolerance, typed_graph
+from vtn_export.trt.typed import check_keep_list, load, tolerance, typed_graph
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +130,9 @@ def test_keep_list(small_bundle: Path, tmp_path: Path) -> None:
     graph = typed_graph(bundle, "temporal", "fp16", keep_fp32=ranges.read_keep_list(listing))
     assert (name, "asked for") in {(kept.node, kept.reason) for kept in graph.kept}
     assert graph.weight_bytes > plain.weight_bytes
-    with pytest.raises(ExportError, match="no node 'nothing'"):
-        typed_graph(bundle, "temporal", "fp16", keep_fp32=["nothing"])
+    check_keep_list(bundle, ("backbone", "temporal"), [name])  # of one part, given for both
+    with pytest.raises(UsageError, match="no node 'nothing' in backbone, temporal"):
+        check_keep_list(bundle, ("backbone", "temporal"), [name, "nothing"])
 
 
 def test_gate_refuses_before_anything_is_built(bundle: Path, cli: Cli) -> None:

@@ -22,7 +22,7 @@ from vtn_export.trt.options import BuildOptions
 from vtn_export.trt.plugin_form import RTX_REFUSAL, PluginRecord, record
 from vtn_export.trt.profile import Range
 from vtn_export.trt.targets import Target
-from vtn_export.trt.typed import resolve_precision
+from vtn_export.trt.typed import check_keep_list, resolve_precision
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def plans(bundle: Bundle, parts: Sequence[Part], options: BuildOptions) -> list[
     precision = resolve_precision(bundle, options.precision)
     if options.tf32 and precision != "fp32":
         raise UsageError(f"--tf32: the engine is {precision}; TF32 is about fp32 products")
+    check_keep_list(bundle, parts, options.keep_fp32)
     if target is not None:
         target.check_precision(precision)
     flavor, warnings = _flavor(options, target)

@@ -89,7 +89,7 @@ def typed_graph(
     samples = bundle_samples(bundle, part)
     names = {node.name for node in model.graph.node}
     found = {name: reason for name, reason in near.items() if name in names}
-    typed, kept = to_precision(model, precision, {*keep_fp32, *found})
+    typed, kept = to_precision(model, precision, {*(names & set(keep_fp32)), *found})
     del model  # a large model's weights are here once at a time, as far as that goes
     with ranges.session_of(rounding_copy(typed), spec) as session:
         checks = check_samples(session, samples, part=part, precision=precision, tolerance=bound)
@@ -127,6 +127,16 @@ def _golden_calls(bundle: Bundle, part: Part) -> Iterator[Mapping[str, Array]]:
         count = len(real)
         index = np.arange(count, dtype=np.int32)[None]
         yield {FEATURES: real[None], FRAME_INDEX: index, LENGTHS: np.array([count], dtype=np.int32)}
+
+
+def check_keep_list(bundle: Bundle, parts: Sequence[Part], keep_fp32: Sequence[str]) -> None:
+    """Every name is a node of one of the parts: a list of the whole model's fits each. Raises UsageError."""
+    left = set(keep_fp32)
+    for part in parts if left else ():
+        graph = onnx.load(bundle.graph_path(part), load_external_data=False).graph
+        left -= {node.name for node in graph.node}
+    if left:
+        raise UsageError(f"--keep-fp32: no node {sorted(left)[0]!r} in {', '.join(parts)}")
 
 
 def tolerance(bundle: Bundle, part: Part, precision: Precision) -> float:
