@@ -18,8 +18,8 @@ Value load(const nvinfer1::PluginField& field) {
 
 [[noreturn]] void wrong_type(const nvinfer1::PluginField& field, const char* expected) {
     throw PluginError("field " + std::string(field.name) + ": got type " +
-                      std::to_string(static_cast<int32_t>(field.type)) + " of length " +
-                      std::to_string(field.length) + ", expected " + expected);
+                      std::to_string(static_cast<int32_t>(field.type)) + " of length " + std::to_string(field.length) +
+                      ", expected " + expected);
 }
 
 }  // namespace
@@ -87,7 +87,9 @@ void FieldWriter::add(const char* name, float value) {
     fields_.emplace_back(name, &reals_.back(), PluginFieldType::kFLOAT32, 1);
 }
 
-void FieldWriter::declare(const char* name, PluginFieldType type) { fields_.emplace_back(name, nullptr, type, 1); }
+void FieldWriter::declare(const char* name, PluginFieldType type) {
+    fields_.emplace_back(name, nullptr, type, 1);
+}
 
 const nvinfer1::PluginFieldCollection* FieldWriter::collection() noexcept {
     collection_.nbFields = static_cast<int32_t>(fields_.size());

@@ -9,7 +9,9 @@ std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
 }  // namespace
 
-void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept { logger_finder.store(finder); }
+void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept {
+    logger_finder.store(finder);
+}
 
 void log(nvinfer1::ILogger::Severity severity, const std::string& message) noexcept {
     nvinfer1::ILoggerFinder* finder = logger_finder.load();

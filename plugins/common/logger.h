@@ -2,6 +2,7 @@
 #pragma once
 
 #include <NvInferRuntime.h>
+
 #include <string>
 
 namespace vtn::plugins {

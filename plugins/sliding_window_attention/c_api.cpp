@@ -69,6 +69,8 @@ int vtn_sliding_window_attention_plan(const vtn_sliding_window_attention_params*
     return cudaSuccess;
 }
 
-const char* vtn_plugins_version(void) { return VTN_PLUGINS_VERSION " op=1"; }
+const char* vtn_plugins_version(void) {
+    return VTN_PLUGINS_VERSION " op=1";
+}
 
 }  // extern "C"

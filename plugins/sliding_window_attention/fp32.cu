@@ -3,22 +3,17 @@
 
 namespace vtn::swa {
 
-#define VTN_SWA_SCALAR(D)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(ScalarShape<D>::kThreads, ScalarShape<D>::kMinBlocks)     \
-        vtn_swa_scalar_fp32_d##D(const __grid_constant__ KernelParams params) {                            \
-        scalar<D>(params);                                                                                 \
+#define VTN_SWA_SCALAR(D)                                                                              \
+    extern "C" __global__ void __launch_bounds__(ScalarShape<D>::kThreads, ScalarShape<D>::kMinBlocks) \
+        vtn_swa_scalar_fp32_d##D(const __grid_constant__ KernelParams params) {                        \
+        scalar<D>(params);                                                                             \
     }
-#define VTN_SWA_SCALAR_ROW(D)                                             \
-    Kernel{"vtn_swa_scalar_fp32_d" #D,                                    \
-           reinterpret_cast<const void*>(vtn_swa_scalar_fp32_d##D),       \
-           Family::kScalar,                                               \
-           DataType::kFloat32,                                            \
-           D,                                                             \
-           0,                                                             \
-           true,                                                          \
-           ScalarShape<D>::kThreads,                                      \
-           ScalarShape<D>::kQueries,                                      \
-           ScalarShape<D>::kSharedBytes}
+#define VTN_SWA_SCALAR_ROW(D)                                                                                 \
+    Kernel {                                                                                                  \
+        "vtn_swa_scalar_fp32_d" #D, reinterpret_cast<const void*>(vtn_swa_scalar_fp32_d##D), Family::kScalar, \
+            DataType::kFloat32, D, 0, true, ScalarShape<D>::kThreads, ScalarShape<D>::kQueries,               \
+            ScalarShape<D>::kSharedBytes                                                                      \
+    }
 
 VTN_SWA_SCALAR(32)
 VTN_SWA_SCALAR(64)

@@ -17,15 +17,14 @@ __device__ __forceinline__ uint32_t divide(uint32_t x, const Divisor& divisor) {
 // The sequence a block works on: the tokens of one sample that are congruent modulo the dilation.
 // Inside it the band is contiguous; positions below are positions in it.
 struct Sequence {
-    int rows;              // positions
-    int length;            // valid ones
-    int globals;           // leading positions that are global columns, and no part of the band
-    int columns;           // valid global columns of the sample
-    uint32_t row_bytes;    // of qkv, from one position to the next
-    const char* queries;   // position 0, this head
-    const char* sample;    // token 0 of the sample, this head
-    uint32_t sample_index;
-    uint32_t residue;      // token of position 0
+    int rows;             // positions
+    int length;           // valid ones
+    int globals;          // leading positions that are global columns, and no part of the band
+    int columns;          // valid global columns of the sample
+    uint32_t row_bytes;   // of qkv, from one position to the next
+    const char* queries;  // position 0, this head
+    const char* sample;   // token 0 of the sample, this head
+    uint32_t token;       // of position 0, counted over the batch
 };
 
 template <int HeadDim, int Bytes, bool Dilated>
@@ -43,8 +42,10 @@ __device__ __forceinline__ Sequence locate(const KernelParams& p) {
     sequence.length = length;
     sequence.globals = sequence.columns;
     sequence.row_bytes = p.token_bytes;
+    sequence.token = sample * p.sequence;
+    keep(sequence.token);
     sequence.sample = advance_by<HeadDim * Bytes>(
-        advance(static_cast<const char*>(p.qkv), sample * p.sequence, p.token_bytes), blockIdx.z);
+        advance(static_cast<const char*>(p.qkv), sequence.token, p.token_bytes), blockIdx.z);
     sequence.queries = sequence.sample;
     if constexpr (Dilated) {
         // ceil((x - residue) / dilation), never negative because residue < dilation
@@ -55,8 +56,7 @@ __device__ __forceinline__ Sequence locate(const KernelParams& p) {
         sequence.row_bytes = p.token_bytes * p.dilation.value;
         sequence.queries = advance(sequence.sample, residue, p.token_bytes);
     }
-    sequence.sample_index = sample;
-    sequence.residue = residue;
+    sequence.token += residue;
     return sequence;
 }
 
@@ -64,7 +64,7 @@ __device__ __forceinline__ Sequence locate(const KernelParams& p) {
 template <int HeadDim, int Bytes, bool Dilated>
 __device__ __forceinline__ char* output_row(const KernelParams& p, const Sequence& sequence, uint32_t position) {
     const uint32_t dilation = Dilated ? p.dilation.value : 1;
-    const uint32_t token = sequence.sample_index * p.sequence + sequence.residue + position * dilation;
+    const uint32_t token = sequence.token + position * dilation;
     return advance_by<HeadDim * Bytes>(advance(static_cast<char*>(p.output), token, p.output_bytes), blockIdx.z);
 }
 
@@ -134,8 +134,7 @@ struct Queries {
     // Rows g and g + 8 from this lane's 16 bytes on. The sign of a negative scale, or a scale of 0, is
     // taken in here; that also moves the registers of two row-wise loads once into the order of the
     // operand, which the assembler otherwise does again for every key tile (120 of 790 instructions).
-    __device__ __forceinline__ void load(const KernelParams& p, const char* low, const char* high,
-                                         uint32_t quad_lane) {
+    __device__ __forceinline__ void load(const KernelParams& p, const char* low, const char* high, uint32_t quad_lane) {
         uint4 x[kWide], y[kWide];
         unroll<kWide>([&](auto i) {
             x[i] = load_global_128<i * 64>(low);
@@ -174,15 +173,15 @@ __device__ __forceinline__ void multiply_keys(float (&score)[4], const Queries<H
     const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     unroll<kWide>([&](auto i) {
         constexpr int kChunk = 4 * i;
-        const uint4 k = load_shared_128<Offset + kChunkConstant<HeadDim, kChunk>>(
-            chunk_register<HeadDim, kChunk>(address));
-        Math<Type>::mma_k16(score, q.a[2 * i], k.x, k.y, addend<i == 0>(score, zero));
+        const uint4 k =
+            load_shared_128<Offset + kChunkConstant<HeadDim, kChunk>>(chunk_register<HeadDim, kChunk>(address));
+        Math<Type>::mma_k16(score, q.a[2 * i], k.x, k.y, addend < i == 0 > (score, zero));
         Math<Type>::mma_k16(score, q.a[2 * i + 1], k.z, k.w, score);
     });
     if constexpr (Queries<HeadDim>::kHasHalf) {
         constexpr int kChunk = 4 * kWide;
-        const uint2 k = load_shared_64<Offset + kChunkConstant<HeadDim, kChunk>>(
-            chunk_register<HeadDim, kChunk>(half_address));
+        const uint2 k =
+            load_shared_64<Offset + kChunkConstant<HeadDim, kChunk>>(chunk_register<HeadDim, kChunk>(half_address));
         Math<Type>::mma_k16(score, q.a[2 * kWide], k.x, k.y, score);
     }
 }
@@ -234,8 +233,7 @@ struct Output {
 
     // The same for eight keys: key lane % 8, chunk lane / 8 of four (of two for pair_address).
     template <int Offset, bool First>
-    __device__ __forceinline__ void add_k8(const uint32_t (&probability)[2], uint32_t address,
-                                           uint32_t pair_address) {
+    __device__ __forceinline__ void add_k8(const uint32_t (&probability)[2], uint32_t address, uint32_t pair_address) {
         const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         unroll<HeadDim / 32>([&](auto i) {
             constexpr int c = 4 * i;
@@ -262,7 +260,7 @@ struct Output {
     __device__ __forceinline__ void store(char* row, uint32_t row_bytes, const bool (&inside)[2],
                                           const bool (&valid)[2], uint32_t lane) {
         const bool odd = lane % 2 != 0;
-        row = advance_by<1>(row, __byte_perm(0x18081000, 0, lane % 4));  // 0, 16, 8 or 24
+        row = advance_by<1>(row, __byte_perm(0x18081000, lane, lane % 4));  // 0, 16, 8 or 24
         uint2 words[2][HeadDim / 16];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -302,8 +300,7 @@ __device__ __forceinline__ float quad_sum(float x) {
 // a factor that a row's probabilities share and its sum takes out again, unless it is large itself: from
 // 2^27 on it could overflow them. There, far from any real score, the maximum is subtracted first.
 template <int Tiles>
-__device__ __forceinline__ void subtract_first(float (&score)[Tiles][4], const float (&maximum)[2],
-                                               float (&shift)[2]) {
+__device__ __forceinline__ void subtract_first(float (&score)[Tiles][4], const float (&maximum)[2], float (&shift)[2]) {
     if (shift[0] * shift[0] + shift[1] * shift[1] > 4294967296.0f) {
 #pragma unroll
         for (int j = 0; j < Tiles; ++j) {
@@ -364,11 +361,12 @@ __device__ __forceinline__ void soften(const KernelParams& p, float (&score)[Til
 
 // Zeros for the 16 rows of a warp that lies beyond its sample's length.
 template <int HeadDim, int Bytes, bool Dilated>
-__device__ __forceinline__ void store_zeros(const KernelParams& p, const Sequence& sequence, uint32_t first) {
+__device__ __forceinline__ void store_zeros(const KernelParams& p, const Sequence& sequence, uint32_t first,
+                                            uint32_t tid) {
     constexpr uint32_t kChunks = HeadDim * Bytes / kChunkBytes;
     char* start = output_row<HeadDim, Bytes, Dilated>(p, sequence, first);
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x % kWarpSize; i < kRowsPerWarp * kChunks; i += kWarpSize) {
+    for (uint32_t i = tid % kWarpSize; i < kRowsPerWarp * kChunks; i += kWarpSize) {
         const uint32_t row = i / kChunks;
         if (first + row < sequence.rows) {
             char* target = advance(start, row, output_row_bytes<Dilated>(p));
@@ -389,23 +387,20 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
 
     extern __shared__ __align__(128) unsigned char shared[];
     uint32_t tid = threadIdx.x;
-    if constexpr (Tiles > 5) {
-        keep(tid);
-    }
+    keep(tid);
     const uint32_t warp_first = tid / kWarpSize * kRowsPerWarp;
     const uint32_t group = tid / 4 % 8;  // g: row of a C fragment, key of a B fragment
 
     Sequence sequence = locate<HeadDim, 2, Dilated>(p);
-    if constexpr (Tiles > 5) {
-        keep(sequence.length);
-    }
+    keep(sequence.length);
     const int block_first = blockIdx.y * Shape::kQueries;
     if (block_first >= sequence.length) {
-        store_zeros<HeadDim, 2, Dilated>(p, sequence, block_first + warp_first);
+        store_zeros<HeadDim, 2, Dilated>(p, sequence, block_first + warp_first, tid);
         return;
     }
 
-    const uint32_t keys = shared_address(shared);
+    uint32_t keys = shared_address(shared);
+    keep(keys);
     constexpr int kValues = Shape::kRows * Layout::kRowBytes;  // values lie behind the keys
 
     // Row r < kBandRows of shared memory is position origin + r; the eight rows after it are the last
@@ -471,17 +466,14 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
 
     // Rows beyond the length repeat the last valid one: no sector more, and always finite.
     int first_row = block_first + static_cast<int>(warp_first + group);
-    if constexpr (Tiles > 5) {
-        keep(first_row);
-    }
+    keep(first_row);
     const int last_row = sequence.length - 1;
     const int rows[2] = {min(first_row, last_row), min(first_row + 8, last_row)};
     const uint32_t quad_byte = tid % 4 * kChunkBytes;
     Queries<HeadDim> q;
     {
         const char* start = advance_by<kChunkBytes>(sequence.queries, tid % 4);
-        q.load(p, advance(start, rows[0], sequence.row_bytes), advance(start, rows[1], sequence.row_bytes),
-               tid % 4);
+        q.load(p, advance(start, rows[0], sequence.row_bytes), advance(start, rows[1], sequence.row_bytes), tid % 4);
     }
 
     wait_for_copies();
@@ -504,13 +496,13 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
         const uint32_t last_at = keys + last * Layout::kRowBytes;
         unroll<Tiles>([&](auto j) {
             const uint32_t at = j == kLast ? last_at : band_at;
-            multiply_keys<Type, HeadDim, j == kLast ? 0 : j * kTileBytes>(score[j], q, at + in_row,
-                                                                          at + in_row_half);
+            multiply_keys<Type, HeadDim, j == kLast ? 0 : j * kTileBytes>(score[j], q, at + in_row, at + in_row_half);
         });
     }
 
     // What a row does not see scores the lowest float instead of -inf, so that a row of a warp beyond the
-    // length, which may see nothing, stays finite. Row i sees the slots from max(i - window, globals) to min(i + ahead, length - 1).
+    // length, which may see nothing, stays finite. Row i sees the slots from max(i - window, globals) to min(i + ahead,
+    // length - 1).
     uint32_t probability[Tiles][2];
     {
         const uint32_t quad_column = tid % 4 * 2;
@@ -581,8 +573,8 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
 
     Output<Type, HeadDim> output;
     {
-        const uint32_t band = keys + (first_slot + tid % 16) * Layout::kRowBytes +
-                              swizzled<HeadDim>(tid, tid / 16 % 2 * kChunkBytes);
+        const uint32_t band =
+            keys + (first_slot + tid % 16) * Layout::kRowBytes + swizzled<HeadDim>(tid, tid / 16 % 2 * kChunkBytes);
         unroll<Tiles / 2>([&](auto i) {
             const uint32_t pair[4] = {probability[2 * i][0], probability[2 * i][1], probability[2 * i + 1][0],
                                       probability[2 * i + 1][1]};
@@ -599,8 +591,8 @@ __device__ __forceinline__ void resident(const KernelParams& params) {
 
     const bool inside[2] = {first_row < sequence.rows, first_row + 8 < sequence.rows};
     const bool valid[2] = {first_row <= last_row, first_row + 8 <= last_row};
-    output.store(output_row<HeadDim, 2, Dilated>(p, sequence, first_row), output_row_bytes<Dilated>(p),
-                 inside, valid, tid);
+    output.store(output_row<HeadDim, 2, Dilated>(p, sequence, first_row), output_row_bytes<Dilated>(p), inside, valid,
+                 tid);
 }
 
 // Keys that lie at a fixed distance in memory: the band of all queries of a block, or global columns.
@@ -611,8 +603,8 @@ struct KeyRun {
 };
 
 // The band keys of the block, from position band_first on.
-__device__ __forceinline__ KeyRun band_of(const KernelParams& p, const Sequence& sequence, int block_first,
-                                          int queries, int band_first) {
+__device__ __forceinline__ KeyRun band_of(const KernelParams& p, const Sequence& sequence, int block_first, int queries,
+                                          int band_first) {
     const int last_query = min(block_first + queries, sequence.length) - 1;
     KeyRun band;
     band.first = advance(sequence.queries + p.third_bytes, band_first, sequence.row_bytes);
@@ -678,7 +670,7 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
     const int block_first = blockIdx.y * Shape::kQueries;
     const int first = block_first + static_cast<int>(warp_first);
     if (block_first >= sequence.length) {
-        store_zeros<HeadDim, 2, true>(p, sequence, first);
+        store_zeros<HeadDim, 2, true>(p, sequence, first, tid);
         return;
     }
 
@@ -699,12 +691,12 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
         const KeyRun run{leads ? columns.first : band.first, leads ? columns.row_bytes : band.row_bytes,
                          leads ? columns.keys : band.keys};
         stage<Shape::kKeys, Layout::kChunks, Layout::kPitchChunks, Layout::kRowBytes, kValues, Shape::kThreads>(
-            p, run, (leads ? chunk : chunk - lead_chunks) * Shape::kKeys,
-            keys + chunk % Shape::kStages * kBufferBytes, place);
+            p, run, (leads ? chunk : chunk - lead_chunks) * Shape::kKeys, keys + chunk % Shape::kStages * kBufferBytes,
+            place);
     };
     if (tile_globals > 0) {
-        stage<Shape::kGlobalRows, Layout::kChunks, Layout::kPitchChunks, Layout::kRowBytes, kValues,
-              Shape::kThreads>(p, columns, 0, global_tile, place);
+        stage<Shape::kGlobalRows, Layout::kChunks, Layout::kPitchChunks, Layout::kRowBytes, kValues, Shape::kThreads>(
+            p, columns, 0, global_tile, place);
     }
     stage_keys(0);
     commit_copies();
@@ -715,15 +707,13 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
     Queries<HeadDim> q;
     {
         const char* start = advance_by<kChunkBytes>(sequence.queries, tid % 4);
-        q.load(p, advance(start, rows[0], sequence.row_bytes), advance(start, rows[1], sequence.row_bytes),
-               tid % 4);
+        q.load(p, advance(start, rows[0], sequence.row_bytes), advance(start, rows[1], sequence.row_bytes), tid % 4);
     }
 
     const uint32_t key_row = group * Layout::kRowBytes;
     const uint32_t key_at = key_row + swizzled<HeadDim>(group, tid % 4 * kChunkBytes);
     const uint32_t key_half_at = key_row + swizzled<HeadDim>(group, tid % 4 / 2 * kChunkBytes) + tid % 2 * 8;
-    const uint32_t value_at =
-        tid % 16 * Layout::kRowBytes + swizzled<HeadDim>(tid, tid / 16 % 2 * kChunkBytes);
+    const uint32_t value_at = tid % 16 * Layout::kRowBytes + swizzled<HeadDim>(tid, tid / 16 % 2 * kChunkBytes);
     const int column = static_cast<int>(tid % 4 * 2);
 
     // Band keys, counted from band_first, that the rows of the warp see: any of them, and all of them.
@@ -800,8 +790,8 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
             soften<Type>(p, score, running, probability, correction);
             output.scale(correction);
             unroll<Shape::kTiles / 2>([&](auto i) {
-                const uint32_t pair[4] = {probability[2 * i][0], probability[2 * i][1],
-                                          probability[2 * i + 1][0], probability[2 * i + 1][1]};
+                const uint32_t pair[4] = {probability[2 * i][0], probability[2 * i][1], probability[2 * i + 1][0],
+                                          probability[2 * i + 1][1]};
                 output.template add_k16<kValues + 2 * i * kTileBytes, false>(pair, buffer + value_at);
             });
         }
@@ -809,8 +799,7 @@ __device__ __forceinline__ void streaming(const KernelParams& params) {
 
     const bool inside[2] = {first_row < sequence.rows, first_row + 8 < sequence.rows};
     const bool valid[2] = {first_row <= last_row, first_row + 8 <= last_row};
-    output.store(output_row<HeadDim, 2, true>(p, sequence, first_row), output_row_bytes<true>(p), inside, valid,
-                 tid);
+    output.store(output_row<HeadDim, 2, true>(p, sequence, first_row), output_row_bytes<true>(p), inside, valid, tid);
 }
 
 }  // namespace vtn::swa

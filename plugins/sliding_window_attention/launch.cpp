@@ -27,19 +27,22 @@ const std::vector<Kernel>& kernels_of(DataType type) {
     }
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
 
 // Whether the band and the globals of 16 queries fit the slots of a resident kernel.
 bool fits(const Kernel& kernel, const KernelParams& params) {
     const bool shared_last = kernel.tiles <= 5;
     const int slots = kernel.tiles * kKeysPerTile;
     const int band = kRowsPerWarp + params.span;
-    const int reach = shared_last ? slots : 64;
+    const int reach = shared_last ? slots - kRowsPerWarp : 64;
     if (params.window + params.globals > reach) {
         return false;
     }
     const int last = slots - kKeysPerTile;
-    return params.globals <= kKeysPerTile && (shared_last ? std::max(band, last) + params.globals <= slots : band <= last);
+    return params.globals <= kKeysPerTile &&
+           (shared_last ? std::max(band, last) + params.globals <= slots : band <= last);
 }
 
 const Kernel* choose(const Problem& problem, const KernelParams& params, int64_t rows, const Device& device) {
@@ -197,7 +200,8 @@ cudaError_t current_device(Device* device) {
         status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device->ordinal);
     }
     if (status == cudaSuccess) {
-        status = cudaDeviceGetAttribute(&device->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device->ordinal);
+        status =
+            cudaDeviceGetAttribute(&device->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device->ordinal);
     }
     device->compute_capability = major * 10 + minor;
     return status;

@@ -7,40 +7,31 @@
 
 namespace vtn::swa {
 
-#define VTN_SWA_RESIDENT(SUFFIX, TYPE, D, TILES, WARPS, TAG, DILATED)                                            \
-    extern "C" __global__ void __launch_bounds__(ResidentShape<D, TILES, WARPS>::kThreads,                      \
-                                                 ResidentShape<D, TILES, WARPS>::min_blocks(DILATED)) \
+#define VTN_SWA_RESIDENT(SUFFIX, TYPE, D, TILES, WARPS, TAG, DILATED)                                              \
+    extern "C" __global__ void __launch_bounds__(ResidentShape<D, TILES, WARPS>::kThreads,                         \
+                                                 ResidentShape<D, TILES, WARPS>::min_blocks(DILATED))              \
         vtn_swa_resident_##SUFFIX##_d##D##_t##TILES##_w##WARPS##TAG(const __grid_constant__ KernelParams params) { \
-        resident<TYPE, D, TILES, WARPS, DILATED>(params);                                                       \
+        resident<TYPE, D, TILES, WARPS, DILATED>(params);                                                          \
     }
-#define VTN_SWA_STREAMING(SUFFIX, TYPE, D)                                                                       \
-    extern "C" __global__ void __launch_bounds__(StreamingShape<D>::kThreads, StreamingShape<D>::kMinBlocks)    \
-        vtn_swa_streaming_##SUFFIX##_d##D(const __grid_constant__ KernelParams params) {                        \
-        streaming<TYPE, D>(params);                                                                             \
+#define VTN_SWA_STREAMING(SUFFIX, TYPE, D)                                                                   \
+    extern "C" __global__ void __launch_bounds__(StreamingShape<D>::kThreads, StreamingShape<D>::kMinBlocks) \
+        vtn_swa_streaming_##SUFFIX##_d##D(const __grid_constant__ KernelParams params) {                     \
+        streaming<TYPE, D>(params);                                                                          \
     }
 
-#define VTN_SWA_RESIDENT_ROW(SUFFIX, ENUM, D, TILES, WARPS, TAG, DILATED)                                        \
-    Kernel{"vtn_swa_resident_" #SUFFIX "_d" #D "_t" #TILES "_w" #WARPS #TAG,                                    \
-           reinterpret_cast<const void*>(vtn_swa_resident_##SUFFIX##_d##D##_t##TILES##_w##WARPS##TAG),          \
-           Family::kResident,                                                                                   \
-           ENUM,                                                                                                \
-           D,                                                                                                   \
-           TILES,                                                                                               \
-           DILATED,                                                                                             \
-           ResidentShape<D, TILES, WARPS>::kThreads,                                                            \
-           ResidentShape<D, TILES, WARPS>::kQueries,                                                            \
-           ResidentShape<D, TILES, WARPS>::kSharedBytes}
-#define VTN_SWA_STREAMING_ROW(SUFFIX, ENUM, D)                                                                   \
-    Kernel{"vtn_swa_streaming_" #SUFFIX "_d" #D,                                                                \
-           reinterpret_cast<const void*>(vtn_swa_streaming_##SUFFIX##_d##D),                                    \
-           Family::kStreaming,                                                                                  \
-           ENUM,                                                                                                \
-           D,                                                                                                   \
-           0,                                                                                                   \
-           true,                                                                                                \
-           StreamingShape<D>::kThreads,                                                                         \
-           StreamingShape<D>::kQueries,                                                                         \
-           StreamingShape<D>::kSharedBytes}
+#define VTN_SWA_RESIDENT_ROW(SUFFIX, ENUM, D, TILES, WARPS, TAG, DILATED)                               \
+    Kernel {                                                                                            \
+        "vtn_swa_resident_" #SUFFIX "_d" #D "_t" #TILES "_w" #WARPS #TAG,                               \
+            reinterpret_cast<const void*>(vtn_swa_resident_##SUFFIX##_d##D##_t##TILES##_w##WARPS##TAG), \
+            Family::kResident, ENUM, D, TILES, DILATED, ResidentShape<D, TILES, WARPS>::kThreads,       \
+            ResidentShape<D, TILES, WARPS>::kQueries, ResidentShape<D, TILES, WARPS>::kSharedBytes      \
+    }
+#define VTN_SWA_STREAMING_ROW(SUFFIX, ENUM, D)                                                                  \
+    Kernel {                                                                                                    \
+        "vtn_swa_streaming_" #SUFFIX "_d" #D, reinterpret_cast<const void*>(vtn_swa_streaming_##SUFFIX##_d##D), \
+            Family::kStreaming, ENUM, D, 0, true, StreamingShape<D>::kThreads, StreamingShape<D>::kQueries,     \
+            StreamingShape<D>::kSharedBytes                                                                     \
+    }
 
 // ENTRY(head_dim, tiles, warps, name tag, takes dilations), in the order of preference.
 #define VTN_SWA_RESIDENT_KERNELS(ENTRY) \

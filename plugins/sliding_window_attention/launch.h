@@ -1,8 +1,9 @@
 // From a problem to one kernel launch. No TensorRT here, and no device memory of our own.
 #pragma once
 
-#include <cstdint>
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 #include <string>
 #include <vector>
 

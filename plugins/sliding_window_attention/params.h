@@ -39,13 +39,14 @@ struct alignas(16) KernelParams {
     int32_t span;         // keys behind and ahead: 2 * window, or window if causal
     int32_t globals;      // first columns that every row sees
     int32_t global_slot;  // resident kernels: first slot of the last tile that holds globals
-    uint32_t query_and;  // 0 where scale is 0, else all ones
-    uint32_t query_xor;  // the type's sign bits where scale is negative, else 0
-    float score_factor;  // |scale| * log2(e), or 1 where scale is 0
-    float minus_factor;  // its negative
-    float score_floor;   // the lowest float whose product with score_factor is finite
-    Divisor dilation;    // the gap between band keys
-    Divisor classes;     // residue classes modulo the dilation that hold a token
+    float score_factor;   // |scale| * log2(e), or 1 where scale is 0
+    float minus_factor;   // its negative
+    float score_floor;    // the lowest float whose product with score_factor is finite
+    float unused;         // 16 bytes of one type: one load, and no moves between kinds of register
+    uint32_t query_and;   // 0 where scale is 0, else all ones
+    uint32_t query_xor;   // the type's sign bits where scale is negative, else 0
+    Divisor dilation;     // the gap between band keys
+    Divisor classes;      // residue classes modulo the dilation that hold a token
 };
 
 }  // namespace vtn::swa

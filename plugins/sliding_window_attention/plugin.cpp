@@ -54,9 +54,8 @@ swa::DataType element_type(DataType type) {
 // The status of a CUDA call, logged where it is not success.
 int32_t report(const char* what, cudaError_t status) {
     if (status != cudaSuccess) {
-        log(nvinfer1::ILogger::Severity::kERROR,
-            std::string(kName) + ": " + what + ": " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) +
-                ")");
+        log(nvinfer1::ILogger::Severity::kERROR, std::string(kName) + ": " + what + ": " + cudaGetErrorName(status) +
+                                                     " (" + cudaGetErrorString(status) + ")");
     }
     return static_cast<int32_t>(status);
 }
@@ -109,10 +108,18 @@ nvinfer1::IPluginV3* SlidingWindowAttentionPlugin::clone() noexcept {
     });
 }
 
-const char* SlidingWindowAttentionPlugin::getPluginName() const noexcept { return kName; }
-const char* SlidingWindowAttentionPlugin::getPluginVersion() const noexcept { return kVersion; }
-const char* SlidingWindowAttentionPlugin::getPluginNamespace() const noexcept { return kNamespace; }
-int32_t SlidingWindowAttentionPlugin::getNbOutputs() const noexcept { return kOutputs; }
+const char* SlidingWindowAttentionPlugin::getPluginName() const noexcept {
+    return kName;
+}
+const char* SlidingWindowAttentionPlugin::getPluginVersion() const noexcept {
+    return kVersion;
+}
+const char* SlidingWindowAttentionPlugin::getPluginNamespace() const noexcept {
+    return kNamespace;
+}
+int32_t SlidingWindowAttentionPlugin::getNbOutputs() const noexcept {
+    return kOutputs;
+}
 
 // Dimensions of -1 are not known yet and pass.
 swa::Problem SlidingWindowAttentionPlugin::problem(const nvinfer1::Dims& qkv, DataType type,
@@ -169,14 +176,12 @@ int32_t SlidingWindowAttentionPlugin::getOutputDataTypes(DataType* out, int32_t 
 }
 
 int32_t SlidingWindowAttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* in, int32_t in_count,
-                                                      const nvinfer1::DimsExprs*, int32_t,
-                                                      nvinfer1::DimsExprs* out, int32_t out_count,
-                                                      nvinfer1::IExprBuilder& builder) noexcept {
+                                                      const nvinfer1::DimsExprs*, int32_t, nvinfer1::DimsExprs* out,
+                                                      int32_t out_count, nvinfer1::IExprBuilder& builder) noexcept {
     return guarded<int32_t>("SlidingWindowAttention getOutputShapes", -1, [&] {
         expect_counts(in_count, out_count);
         if (in[kQkv].nbDims != 3 || in[kLengths].nbDims != 1) {
-            throw PluginError("got " + std::to_string(in[kQkv].nbDims) + " and " +
-                              std::to_string(in[kLengths].nbDims) +
+            throw PluginError("got " + std::to_string(in[kQkv].nbDims) + " and " + std::to_string(in[kLengths].nbDims) +
                               " dimensions, expected qkv (batch, sequence, 3 * model) and lengths (batch,)");
         }
         const nvinfer1::IDimensionExpr* three = builder.constant(3);
@@ -211,7 +216,9 @@ size_t SlidingWindowAttentionPlugin::getWorkspaceSize(const nvinfer1::DynamicPlu
     return 0;
 }
 
-const char* SlidingWindowAttentionPlugin::getTimingCacheID() noexcept { return timing_id_.c_str(); }
+const char* SlidingWindowAttentionPlugin::getTimingCacheID() noexcept {
+    return timing_id_.c_str();
+}
 
 int32_t SlidingWindowAttentionPlugin::onShapeChange(const nvinfer1::PluginTensorDesc* in, int32_t in_count,
                                                     const nvinfer1::PluginTensorDesc*, int32_t out_count) noexcept {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <NvInferRuntime.h>
+
 #include <string>
 
 #include "../common/fields.h"
@@ -48,17 +49,16 @@ public:
     int32_t getOutputShapes(const nvinfer1::DimsExprs* in, int32_t in_count, const nvinfer1::DimsExprs* shape_in,
                             int32_t shape_in_count, nvinfer1::DimsExprs* out, int32_t out_count,
                             nvinfer1::IExprBuilder& builder) noexcept override;
-    bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* in_out,
-                                   int32_t in_count, int32_t out_count) noexcept override;
+    bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* in_out, int32_t in_count,
+                                   int32_t out_count) noexcept override;
     int32_t getNbOutputs() const noexcept override;
     size_t getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* in, int32_t in_count,
-                            const nvinfer1::DynamicPluginTensorDesc* out,
-                            int32_t out_count) const noexcept override;
+                            const nvinfer1::DynamicPluginTensorDesc* out, int32_t out_count) const noexcept override;
     const char* getTimingCacheID() noexcept override;
 
     // Runtime
-    int32_t onShapeChange(const nvinfer1::PluginTensorDesc* in, int32_t in_count,
-                          const nvinfer1::PluginTensorDesc* out, int32_t out_count) noexcept override;
+    int32_t onShapeChange(const nvinfer1::PluginTensorDesc* in, int32_t in_count, const nvinfer1::PluginTensorDesc* out,
+                          int32_t out_count) noexcept override;
     int32_t enqueue(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
                     const void* const* inputs, void* const* outputs, void* workspace,
                     cudaStream_t stream) noexcept override;

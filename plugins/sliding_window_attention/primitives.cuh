@@ -1,9 +1,10 @@
 // The PTX instructions the kernels are made of, each behind one function.
 #pragma once
 
-#include <cstdint>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include <cstdint>
 
 namespace vtn::swa {
 
@@ -18,8 +19,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 }
 
 // Makes the compiler keep a value that it would otherwise compute again after every branch.
-__device__ __forceinline__ void keep(uint32_t& value) { asm volatile("" : "+r"(value)); }
-__device__ __forceinline__ void keep(int32_t& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void keep(uint32_t& value) {
+    asm volatile("" : "+r"(value));
+}
+__device__ __forceinline__ void keep(int32_t& value) {
+    asm volatile("" : "+r"(value));
+}
 
 // pointer + count * bytes in one multiply-add; the compiler makes two additions and more of it.
 template <typename Pointer>
@@ -87,22 +92,19 @@ __device__ __forceinline__ uint4 load_global_128(const void* address) {
 template <int Offset>
 __device__ __forceinline__ uint2 load_global_64(const void* address) {
     uint2 value;
-    asm("ld.global.nc.v2.b32 {%0, %1}, [%2+%3];\n"
-        : "=r"(value.x), "=r"(value.y)
-        : "l"(address), "n"(Offset));
+    asm("ld.global.nc.v2.b32 {%0, %1}, [%2+%3];\n" : "=r"(value.x), "=r"(value.y) : "l"(address), "n"(Offset));
     return value;
 }
 
 template <int Offset>
 __device__ __forceinline__ void store_global_64(void* address, uint2 value) {
-    asm volatile("st.global.v2.b32 [%0+%1], {%2, %3};\n" ::"l"(address), "n"(Offset), "r"(value.x),
-                 "r"(value.y)
+    asm volatile("st.global.v2.b32 [%0+%1], {%2, %3};\n" ::"l"(address), "n"(Offset), "r"(value.x), "r"(value.y)
                  : "memory");
 }
 
 __device__ __forceinline__ void store_global_128(void* address, uint4 value) {
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(address), "r"(value.x), "r"(value.y),
-                 "r"(value.z), "r"(value.w)
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(address), "r"(value.x), "r"(value.y), "r"(value.z),
+                 "r"(value.w)
                  : "memory");
 }
 
@@ -185,7 +187,9 @@ __device__ __forceinline__ uint32_t shuffle_xor(uint32_t x) {
 }
 
 // The value of lane 0.
-__device__ __forceinline__ uint32_t shuffle_first(uint32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
+__device__ __forceinline__ uint32_t shuffle_first(uint32_t x) {
+    return __shfl_sync(0xffffffffu, x, 0);
+}
 
 __device__ __forceinline__ float reciprocal_approx(float x) {
     float y;
@@ -220,8 +224,7 @@ struct Math<__half> {
         asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
             "{%8, %9}, {%10, %11, %12, %13};\n"
             : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
-              "f"(c[3]));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 #else
         const uint32_t low[2] = {a[0], a[1]};
         const uint32_t high[2] = {a[2], a[3]};
@@ -255,8 +258,7 @@ struct Math<__nv_bfloat16> {
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
             "{%8, %9}, {%10, %11, %12, %13};\n"
             : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
-              "f"(c[3]));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 #endif
     }
 };

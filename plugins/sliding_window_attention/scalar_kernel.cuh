@@ -26,7 +26,7 @@ __device__ __forceinline__ void scalar(const KernelParams& params) {
     const int block_first = blockIdx.y * Shape::kQueries;
     const int first = block_first + static_cast<int>(warp_first);
     if (block_first >= sequence.length) {
-        store_zeros<HeadDim, 4, true>(p, sequence, first);
+        store_zeros<HeadDim, 4, true>(p, sequence, first, tid);
         return;
     }
 
@@ -101,9 +101,7 @@ __device__ __forceinline__ void scalar(const KernelParams& params) {
 #pragma unroll 2
         for (uint32_t byte = 0; byte < HeadDim * 4; byte += kChunkBytes) {
             float4 k[kKeysPerThread];
-            unroll<kKeysPerThread>([&](auto j) {
-                k[j] = load_shared_float4<j * kLanes * kRowBytes>(key_at + byte);
-            });
+            unroll<kKeysPerThread>([&](auto j) { k[j] = load_shared_float4<j * kLanes * kRowBytes>(key_at + byte); });
             unroll<kRows>([&](auto i) {
                 const float4 q = load_shared_float4<i * kRowBytes>(query_at + byte);
 #pragma unroll
@@ -181,7 +179,7 @@ __device__ __forceinline__ void scalar(const KernelParams& params) {
             char* row = advance_by<8>(output_row<HeadDim, 4, true>(p, sequence, position), lane);
             unroll<Shape::kPairs>([&](auto c) {
                 store_global_64<c * kLanes * 8>(row, make_uint2(__float_as_uint(output[i][c].x * inverse),
-                                                               __float_as_uint(output[i][c].y * inverse)));
+                                                                __float_as_uint(output[i][c].y * inverse)));
             });
         }
     }

@@ -48,8 +48,8 @@ struct ResidentShape {
     // band keys and a global column are five tiles instead of six.
     static constexpr bool kSharedLast = Tiles <= 5;
     static constexpr int kBandSlots = kSlots - (kSharedLast ? 0 : kKeysPerTile);
-    // The most that the window and the globals together may be.
-    static constexpr int kReach = Tiles <= 5 ? kSlots : 64;
+    // The most that the window and the globals together can be: 16 + window + globals slots, if causal.
+    static constexpr int kReach = Tiles <= 5 ? kSlots - kRowsPerWarp : 64;
     // Rows [0, kBandRows) hold the band; the eight rows after it the globals.
     static constexpr int kBandRows = kQueries - kRowsPerWarp + kBandSlots;
     static constexpr int kRows = kBandRows + kKeysPerTile;
@@ -61,9 +61,7 @@ struct ResidentShape {
         Tiles <= 5 ? (HeadDim <= 64 ? 4 : 2)
                    : (HeadDim == 64 ? (Warps <= 8 ? kElevenTileBlocks : kElevenTileBlocks - 1) : 1);
     // Dilated kernels hold more of the sequence's shape.
-    static constexpr int min_blocks(bool dilated) {
-        return !dilated ? kMinBlocks : (Tiles > 5 ? 1 : 2);
-    }
+    static constexpr int min_blocks(bool dilated) { return !dilated ? kMinBlocks : (Tiles > 5 ? 1 : 2); }
 };
 
 // Any window: keys stream through a double buffer of kKeys rows with an online softmax.

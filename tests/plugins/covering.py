@@ -14,9 +14,7 @@ def covering_array(factors: Mapping[str, Sequence[Any]], strength: int, seed: in
     draw = random.Random(seed)
     groups = list(itertools.combinations(range(len(names)), strength))
     sizes = [len(factors[name]) for name in names]
-    open_sets = {
-        group: set(itertools.product(*(range(sizes[index]) for index in group))) for group in groups
-    }
+    open_sets = {group: set(itertools.product(*(range(sizes[index]) for index in group))) for group in groups}
     rows: list[dict[str, Any]] = []
     while any(open_sets.values()):
         best: tuple[int, list[int]] = (-1, [])

@@ -133,7 +133,9 @@ def check(problem: Problem) -> Outcome:
     error = np.abs(got - expected).max(initial=0.0)
     pytorch = np.abs(rounded_pytorch(problem, qkv).astype(np.float64) - expected).max(initial=0.0)
     ulp = float(np.spacing(np.abs(expected).max(initial=0.0).astype(STORAGE[problem.dtype])))
-    assert error <= 2 * pytorch + 2 * ulp, f"{problem} ({outcome.kernel}): {error:.3g} > 2 * {pytorch:.3g} + 2 * {ulp:.3g}"
+    assert error <= 2 * pytorch + 2 * ulp, (
+        f"{problem} ({outcome.kernel}): {error:.3g} > 2 * {pytorch:.3g} + 2 * {ulp:.3g}"
+    )
     for b, length in enumerate(problem.lengths):
         assert not got[b, max(length, 0) :].any(), f"{problem}: rows beyond the length are not zero"
     return outcome

@@ -67,10 +67,15 @@ def test_every_kernel_ran() -> None:
 
     for dtype in DTYPES:
         for dim in HEAD_DIMS:
-            for window, dilation, sequence in ((9, 1, 252), (9, 2, 252), (32, 1, 252), (32, 1, 1024), (32, 2, 252), (200, 1, 252)):
-                status, launch = plan(
-                    Problem(dtype, dim, sequence=sequence, window=window, dilation=dilation).params()
-                )
+            for window, dilation, sequence in (
+                (9, 1, 252),
+                (9, 2, 252),
+                (32, 1, 252),
+                (32, 1, 1024),
+                (32, 2, 252),
+                (200, 1, 252),
+            ):
+                status, launch = plan(Problem(dtype, dim, sequence=sequence, window=window, dilation=dilation).params())
                 assert status == 0
                 reached.add(launch.kernel.decode())
     assert reached == names
@@ -95,9 +100,7 @@ def test_drawn(
     dtype: str, head_dim: int, sequence: int, window: int, dilation: int, causal: bool, columns: int,
     lengths: list[int], seed: int,
 ) -> None:  # fmt: skip
-    check(
-        Problem(dtype, head_dim, 2, sequence, window, dilation, causal, columns, tuple(lengths), None, 80, seed)
-    )
+    check(Problem(dtype, head_dim, 2, sequence, window, dilation, causal, columns, tuple(lengths), None, 80, seed))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

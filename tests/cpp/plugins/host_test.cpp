@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -71,18 +72,19 @@ nvinfer1::IPluginCreatorV3One* creator() {
 }
 
 struct Fields {
-    std::deque<int32_t> integers;
-    std::deque<float> reals;
+    // Shared, because a copy's fields point into the same values.
+    std::shared_ptr<std::deque<int32_t>> integers = std::make_shared<std::deque<int32_t>>();
+    std::shared_ptr<std::deque<float>> reals = std::make_shared<std::deque<float>>();
     std::vector<PluginField> fields;
 
     Fields& add(const char* name, int32_t value) {
-        integers.push_back(value);
-        fields.emplace_back(name, &integers.back(), PluginFieldType::kINT32, 1);
+        integers->push_back(value);
+        fields.emplace_back(name, &integers->back(), PluginFieldType::kINT32, 1);
         return *this;
     }
     Fields& add(const char* name, float value) {
-        reals.push_back(value);
-        fields.emplace_back(name, &reals.back(), PluginFieldType::kFLOAT32, 1);
+        reals->push_back(value);
+        fields.emplace_back(name, &reals->back(), PluginFieldType::kFLOAT32, 1);
         return *this;
     }
     Fields& without(const std::string& name) {
@@ -94,9 +96,7 @@ struct Fields {
         }
         return *this;
     }
-    nvinfer1::PluginFieldCollection collection() const {
-        return {static_cast<int32_t>(fields.size()), fields.data()};
-    }
+    nvinfer1::PluginFieldCollection collection() const { return {static_cast<int32_t>(fields.size()), fields.data()}; }
 };
 
 Fields good() {
@@ -155,28 +155,28 @@ Io io(int64_t batch, int64_t sequence, DataType type, int64_t width = 2304) {
             {tensor(dims({batch, sequence, width / 3}), type)}};
 }
 
-// Expressions that remember how they were made.
-class Expression final : public nvinfer1::IDimensionExpr {
+// Dimension expressions with a value, behind TensorRT's own interfaces.
+class Expression final : public nvinfer1::IDimensionExpr, private nvinfer1::apiv::VDimensionExpr {
 public:
-    Expression(int64_t value, bool constant) : value_(value), constant_(constant) {}
-    bool isConstant() const noexcept override { return constant_; }
-    int64_t getConstantValue() const noexcept override { return value_; }
-    bool isSizeTensor() const noexcept override { return false; }
+    explicit Expression(int64_t value) : value_(value) { mImpl = this; }
+    bool isConstant() const override { return true; }
+    int64_t getConstantValue() const override { return value_; }
+    bool isSizeTensor() const override { return false; }
 
 private:
     int64_t value_;
-    bool constant_;
 };
 
-class Expressions final : public nvinfer1::IExprBuilder {
+class Expressions final : public nvinfer1::IExprBuilder, private nvinfer1::apiv::VExprBuilder {
 public:
-    const nvinfer1::IDimensionExpr* constant(int64_t value) noexcept override {
-        all_.push_back(std::make_unique<Expression>(value, true));
+    Expressions() { mImpl = this; }
+    const nvinfer1::IDimensionExpr* constant(int64_t value) override {
+        all_.push_back(std::make_unique<Expression>(value));
         return all_.back().get();
     }
     const nvinfer1::IDimensionExpr* operation(nvinfer1::DimensionOperation operation,
                                               const nvinfer1::IDimensionExpr& first,
-                                              const nvinfer1::IDimensionExpr& second) noexcept override {
+                                              const nvinfer1::IDimensionExpr& second) override {
         EXPECT_EQ(operation, nvinfer1::DimensionOperation::kFLOOR_DIV);
         return constant(first.getConstantValue() / second.getConstantValue());
     }
@@ -201,8 +201,8 @@ TEST(Library, LoadsAndListsOneCreator) {
 TEST(Create, GoodFields) {
     const Plugin plugin = create(good());
     ASSERT_NE(plugin, nullptr);
-    auto* core = static_cast<nvinfer1::IPluginV3OneCore*>(
-        plugin->getCapabilityInterface(nvinfer1::PluginCapabilityType::kCORE));
+    auto* core =
+        static_cast<nvinfer1::IPluginV3OneCore*>(plugin->getCapabilityInterface(nvinfer1::PluginCapabilityType::kCORE));
     EXPECT_STREQ(core->getPluginName(), "SlidingWindowAttention");
     EXPECT_STREQ(core->getPluginVersion(), "1");
     EXPECT_STREQ(core->getPluginNamespace(), "vtn");
@@ -290,7 +290,7 @@ TEST(Build, OutputShapeIsAThirdWide) {
 
 TEST(Build, EveryFormatCombination) {
     const Plugin plugin = create(good());
-    const std::array<DataType, 10> types{DataType::kFLOAT, DataType::kHALF, DataType::kINT8, DataType::kINT32,
+    const std::array<DataType, 10> types{DataType::kFLOAT, DataType::kHALF,  DataType::kINT8, DataType::kINT32,
                                          DataType::kBOOL,  DataType::kUINT8, DataType::kFP8,  DataType::kBF16,
                                          DataType::kINT64, DataType::kINT4};
     int supported = 0;
@@ -395,17 +395,17 @@ TEST(Runtime, EnqueueWithoutADriverIsAnError) {
         const std::array<const void*, 2> in{memory.data(), memory.data()};
         const std::array<void*, 1> out{memory.data()};
         logger().take();
-        EXPECT_NE(runtime_of(*plugin)->enqueue(shapes.in.data(), shapes.out.data(), in.data(), out.data(), nullptr,
-                                               nullptr),
-                  0);
+        EXPECT_NE(
+            runtime_of(*plugin)->enqueue(shapes.in.data(), shapes.out.data(), in.data(), out.data(), nullptr, nullptr),
+            0);
         EXPECT_NE(logger().take().find("no CUDA device"), std::string::npos);
         const std::array<const void*, 2> missing{nullptr, memory.data()};
-        EXPECT_NE(runtime_of(*plugin)->enqueue(shapes.in.data(), shapes.out.data(), missing.data(), out.data(),
-                                               nullptr, nullptr),
+        EXPECT_NE(runtime_of(*plugin)->enqueue(shapes.in.data(), shapes.out.data(), missing.data(), out.data(), nullptr,
+                                               nullptr),
                   0);
         const std::array<const void*, 2> crooked{memory.data() + 2, memory.data()};
-        EXPECT_NE(runtime_of(*plugin)->enqueue(shapes.in.data(), shapes.out.data(), crooked.data(), out.data(),
-                                               nullptr, nullptr),
+        EXPECT_NE(runtime_of(*plugin)->enqueue(shapes.in.data(), shapes.out.data(), crooked.data(), out.data(), nullptr,
+                                               nullptr),
                   0);
     }
 }
@@ -439,8 +439,8 @@ TEST(Threads, EightAtOnce) {
 }
 
 TEST(CApi, RefusesWhatItCannotRead) {
-    const auto run = symbol<int (*)(const vtn_sliding_window_attention_params*, CUstream_st*)>(
-        "vtn_sliding_window_attention");
+    const auto run =
+        symbol<int (*)(const vtn_sliding_window_attention_params*, CUstream_st*)>("vtn_sliding_window_attention");
     const auto plan = symbol<int (*)(const vtn_sliding_window_attention_params*, int32_t, int32_t,
                                      vtn_sliding_window_attention_launch*)>("vtn_sliding_window_attention_plan");
     ASSERT_NE(run, nullptr);
