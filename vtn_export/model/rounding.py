@@ -35,8 +35,9 @@ def _round(value: Tensor, dtype: torch.dtype) -> Tensor:
     This is a yardstick for rounding. If it overflowed with the graph, it would excuse the overflow.
     """
     rounded = value.to(dtype).to(torch.float32)
-    beyond = rounded.isinf() & value.isfinite()
-    if dtype != torch.float32 and bool(beyond.any()):
+    # bf16 ends where float32 does; looking there too took 21 instead of 12 CPU seconds for 8 frames of vit_b_vtn
+    if dtype == torch.float16 and bool(rounded.isinf().any()):
+        beyond = rounded.isinf() & value.isfinite()
         digits = 1 - int(math.log2(torch.finfo(dtype).eps))
         mantissa, exponent = torch.frexp(value)
         rounded = torch.where(beyond, torch.ldexp((mantissa * 2**digits).round(), exponent - digits), rounded)
