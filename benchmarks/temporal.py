@@ -44,7 +44,7 @@ from vtn_export.spec import FEATURES, FRAME_INDEX, LENGTHS, LOGITS
 
 SCHEMA = 1
 THREADS = 2
-ROUNDS = {250: 15, 1024: 9, 4096: 5, 16384: 3}
+ROUNDS = {250: 25, 1024: 11, 4096: 5, 16384: 3}
 EXPORT_LIMIT = {"seconds": 60, "gigabytes": 4}
 
 
@@ -93,7 +93,7 @@ def measure_temporal(frame_counts: Sequence[int]) -> dict[str, Any]:
     found = {row["frames"]: row for row in rows}
     slope = None
     if {1024, 16384} <= set(found):
-        slope = (found[16384]["ort_ms"] / 16384) / (found[1024]["ort_ms"] / 1024)
+        slope = (found[16384]["best_ms"]["ort"] / 16384) / (found[1024]["best_ms"]["ort"] / 1024)
     return {"rows": rows, "slope_16384_over_1024": slope, "memory": memory}
 
 
@@ -166,6 +166,7 @@ def _compare(model: VTN, peer: torch.nn.Module, session: OrtSession, frames: int
         "frames": frames,
         "rounds": len(seconds["ort"]),
         **{f"{name}_ms": median(times) * 1e3 for name, times in seconds.items()},
+        "best_ms": {name: min(times) * 1e3 for name, times in seconds.items()},
         "speedup": speedup,
         "gemm_share": share,
         "error_against_hugging_face": error,
@@ -186,16 +187,17 @@ def interleave(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, lis
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest of the ratios round by round."""
+    """Median, smallest and largest of the ratios round by round; and that of the least disturbed times."""
     values = sorted(a / b for a, b in zip(above, below, strict=True))
-    return {"median": median(values), "min": values[0], "max": values[-1]}
+    return {"median": median(values), "min": values[0], "max": values[-1], "best": min(above) / min(below)}
 
 
 def _gemm_session(model: VTN, frames: int) -> tuple[Any, dict[str, Any]]:
     """The matrix products of the exported encoder and nothing else, at one length.
 
     Each whole layer: q·k·v in one, output, both of the feed-forward, the band's two in blocks of 32
-    queries; each layer: the global row's two. One number of each product leaves, so that none is dropped.
+    queries; each layer: the global row's five; the last layer and the head for one row. One number
+    of each product leaves, so that none is dropped.
     """
     t, width = model.config.temporal, model.config.hidden_dim or 0
     assert t.num_heads is not None
@@ -222,20 +224,27 @@ def _gemm_session(model: VTN, frames: int) -> tuple[Any, dict[str, Any]]:
         feed[name] = generator.standard_normal(shape).astype(np.float32)
         return name
 
-    x = "x"
+    x, row = "x", given("row", 1, width)
     for layer in range(t.num_layers):
+        product(row, weight(f"global_q{layer}", width, width))
+        product(given(f"global_row{layer}", heads, 1, dim), weight(f"global_k{layer}", heads, dim, width), 3)
         product(x, weight(f"fold{layer}", width, heads))
         product(given(f"global{layer}", heads, tokens), x)
-        if layer == t.num_layers - 1:
-            break
-        columns = t.num_global_tokens + block + 2 * t.one_sided_window[layer]
-        product(x, weight(f"qkv{layer}", width, 3 * width))
-        product(given(f"q{layer}", heads, blocks, block, dim), given(f"k{layer}", heads, blocks, dim, columns), 4)
-        product(given(f"p{layer}", heads, blocks, block, columns), given(f"v{layer}", heads, blocks, columns, dim), 4)
-        x = product(x, weight(f"out{layer}", width, width))
+        product(given(f"mixed{layer}", heads, 1, width), weight(f"global_v{layer}", heads, width, dim), 3)
+        last = layer == t.num_layers - 1
+        if not last:
+            columns = t.num_global_tokens + block + 2 * t.one_sided_window[layer]
+            product(x, weight(f"qkv{layer}", width, 3 * width))
+            product(given(f"q{layer}", heads, blocks, block, dim), given(f"k{layer}", heads, blocks, dim, columns), 4)
+            product(
+                given(f"p{layer}", heads, blocks, block, columns), given(f"v{layer}", heads, blocks, columns, dim), 4
+            )
+        x = product(row if last else x, weight(f"out{layer}", width, width))
         x = product(product(x, weight(f"up{layer}", width, inner)), weight(f"down{layer}", inner, width))
-    for name, rank, value in (("from2", 2, 0), ("from4", 4, 0), ("to1", 1, 1), ("to2", 2, 1), ("to4", 4, 1)):
-        weights.append(numpy_helper.from_array(np.full(rank, value), name))
+    x = product(x, weight("head", width, model.config.mlp_dim))
+    product(x, weight("classes", model.config.mlp_dim, model.config.num_classes))
+    for name, value in (("from", 0), ("to", 1)):
+        weights += [numpy_helper.from_array(np.full(rank, value), f"{name}{rank}") for rank in (1, 2, 3, 4)]
     nodes.append(helper.make_node("Concat", rows, ["y"], axis=0))
     graph = helper.make_graph(
         nodes,
@@ -247,6 +256,7 @@ def _gemm_session(model: VTN, frames: int) -> tuple[Any, dict[str, Any]]:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
+    options.log_severity_level = 3
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"]), feed
 
 
@@ -331,7 +341,7 @@ def measure_video(num_frames: int) -> dict[str, Any]:
                 "backbone": lambda: [backbone.run({FRAMES: frames}) for frames in chunks],
             }
             backbone.run({FRAMES: chunks[0]})
-            times = interleave(runs, 5)
+            times = interleave(runs, 3)
     share = ratios(times["backbone"], times["chunked"])
     frames_per_second = {name: num_frames / median(values) for name, values in times.items()}
     print(f"chunked video: {share['median']:.3f} of the backbone's own throughput", flush=True)
@@ -352,6 +362,7 @@ def _context() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": THREADS,
         "load_at_start": round(os.getloadavg()[0], 2),
+        "nice": os.nice(0),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "numpy")},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ class Exported:
     specs: Mapping[Part, GraphSpec]
     sessions: Mapping[Part, Any]
     input_type: InputType
+
+    @cached_property
+    def pool(self) -> tuple[Array, Array]:
+        """Six frames and their float64 features; depthwise convolutions in float64 take seconds, so once."""
+        frames = frames_of(self, 6)
+        return frames, self.expected_features(frames)
 
     def expected_features(self, frames: Array) -> Array:
         with torch.no_grad():
