@@ -8,10 +8,22 @@ constexpr int kRowsPerWarp = 16;  // the M of mma.m16n8k*: each warp owns 16 que
 constexpr int kKeysPerTile = 8;   // its N
 constexpr int kChunkBytes = 16;   // one cp.async, one ldmatrix row, one 128-bit load
 
+// Blocks an SM that ptxas makes room for in the register file. The figures are those of SM 8.0 and 8.7; where
+// a generation's ptxas would spill at them, the cap is off.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+constexpr int kFiveTileBlocks = 2;  // shared memory holds one block of them anyway
+#else
+constexpr int kFiveTileBlocks = 4;
+#endif
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 870
 constexpr int kElevenTileBlocks = 2;
 #else
 constexpr int kElevenTileBlocks = 3;
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+constexpr int kStreamingBlocks = 1;  // one register over 128
+#else
+constexpr int kStreamingBlocks = 2;
 #endif
 
 // Layout of one K or V row of a 16-bit type in shared memory.
@@ -58,7 +70,7 @@ struct ResidentShape {
     // and 8.7. Eleven tiles spill at 80 elsewhere, and gain nothing where shared memory (8.6, 8.9,
     // 12.0) holds one block anyway.
     static constexpr int kMinBlocks =
-        Tiles <= 5 ? (HeadDim <= 64 ? 4 : 2)
+        Tiles <= 5 ? (HeadDim <= 64 ? kFiveTileBlocks : 2)
                    : (HeadDim == 64 ? (Warps <= 8 ? kElevenTileBlocks : kElevenTileBlocks - 1) : 1);
     // Dilated kernels hold more of the sequence's shape.
     static constexpr int min_blocks(bool dilated) { return !dilated ? kMinBlocks : (Tiles > 5 ? 1 : 2); }
@@ -78,7 +90,7 @@ struct StreamingShape {
     static constexpr int kGlobalRows = kKeysPerTile;
     static constexpr int kRows = kStages * kKeys + kGlobalRows;
     static constexpr int kSharedBytes = 2 * kRows * RowLayout<HeadDim>::kRowBytes;
-    static constexpr int kMinBlocks = HeadDim <= 64 ? 2 : 1;
+    static constexpr int kMinBlocks = HeadDim <= 64 ? kStreamingBlocks : 1;
 };
 
 // float32 without tensor cores: 16 x 8 threads, each 4 queries x 4 keys of a 64 x 32 tile. Heads of 128

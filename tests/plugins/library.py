@@ -74,7 +74,8 @@ class Launch(ctypes.Structure):
 def source_hash() -> str:
     digest = hashlib.sha256()
     for path in sorted(SOURCES.rglob("*")):
-        if path.is_file() and "build" not in path.relative_to(SOURCES).parts:
+        code = path.suffix in {".h", ".cuh", ".cu", ".cpp", ".map", ".txt", ".cmake"}
+        if code and "build" not in path.relative_to(SOURCES).parts:
             digest.update(str(path.relative_to(SOURCES)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
