@@ -71,7 +71,7 @@ def _temporal(found: dict[str, Any]) -> list[str]:
         )
     speed, best_speed = (min(row["speedup"][kind] for row in found["rows"]) for kind in ("median", "best"))
     share, best_share = (min(row["gemm_share"][kind] for row in found["rows"]) for kind in ("median", "best"))
-    memory, slope = found["memory"]["bytes_per_frame"], found["slope_16384_over_1024"]
+    memory, slope = found["memory"]["bytes_per_frame"], found.get("slope")
     lines += [
         "",
         "| target | measured | |",
@@ -81,8 +81,8 @@ def _temporal(found: dict[str, Any]) -> list[str]:
     ]
     if slope is not None:
         lines.append(
-            f"| a frame at 16384 costs at most 1.1 × one at 1024 | {slope:.2f} × "
-            f"| {_against(slope, 1.1, at_least=False)} |"
+            f"| a frame at 16384 costs at most 1.1 × one at 1024 | {_spread(slope)} × "
+            f"| {_against(slope['median'], 1.1, at_least=False)} |"
         )
     lines += [
         f"| at most 100 kB a frame beyond the weights | {memory / 1000:.0f} kB "

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=list(ROUNDS), help="frame counts (default: all four)")
     parser.add_argument("--video", action="store_true", help="also export ViT-B and classify a video with it")
     parser.add_argument("--only-video", action="store_true", help="leave the temporal measurements as they are stored")
+    parser.add_argument("--only-slope", action="store_true", help="measure the slope again, keep the rest")
     parser.add_argument("--video-frames", type=int, default=32, help="frames of the video (default 32)")
     parser.add_argument("--rss", nargs=2, metavar=("GRAPH", "FRAMES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -62,7 +63,9 @@ def main() -> None:
     path = RESULTS / "temporal.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     results.update(schema_version=SCHEMA)
-    if not arguments.only_video:
+    if arguments.only_slope:
+        results["temporal"]["slope"] = measure_slope()
+    elif not arguments.only_video:
         results["temporal"] = {"context": _context(), **measure_temporal(arguments.frames)}
     if arguments.video or arguments.only_video:
         results["video"] = {"context": _context(), **measure_video(arguments.video_frames)}
@@ -90,11 +93,31 @@ def measure_temporal(frame_counts: Sequence[int]) -> dict[str, Any]:
                 print(_line(rows[-1]), flush=True)
         memory = _memory(graph)
     print(f"memory beyond weights: {memory['bytes_per_frame'] / 1000:.1f} kB a frame")
-    found = {row["frames"]: row for row in rows}
-    slope = None
-    if {1024, 16384} <= set(found):
-        slope = (found[16384]["best_ms"]["ort"] / 16384) / (found[1024]["best_ms"]["ort"] / 1024)
-    return {"rows": rows, "slope_16384_over_1024": slope, "memory": memory}
+    return {"rows": rows, "slope": measure_slope(), "memory": memory}
+
+
+def measure_slope(short: int = 1024, long: int = 16384, rounds: int = 3) -> dict[str, float]:
+    """Cost of a frame at `long` over that at `short`: one long run against as many frames in short ones."""
+    model = _temporal_model()
+    graph = export_temporal(model.rewrite()).SerializeToString()
+    generator = np.random.default_rng(0)
+
+    def feed(frames: int) -> dict[str, Any]:
+        features = generator.standard_normal((1, frames, model.config.hidden_dim or 0)).astype(np.float32)
+        index = np.arange(frames, dtype=np.int32)[None]
+        return {FEATURES: features, FRAME_INDEX: index, LENGTHS: np.array([frames], np.int32)}
+
+    short_feed, long_feed = feed(short), feed(long)
+    with OrtSession(graph, spec_of(model.rewrite(), "temporal", "uint8"), threads=THREADS) as session:
+        session.run(long_feed)
+        runs = {
+            "short": lambda: [session.run(short_feed) for _ in range(long // short)],
+            "long": lambda: session.run(long_feed),
+        }
+        seconds = interleave(runs, rounds)
+    slope = ratios(seconds["long"], seconds["short"])
+    print(f"cost of a frame, {long} over {short}: {slope['median']:.2f}", flush=True)
+    return slope
 
 
 def _temporal_model() -> VTN:
