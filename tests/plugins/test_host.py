@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.library import CACHE, SOURCES, locked
+from tests.plugins.library import CACHE, SOURCES, build_library, locked
 from vtn_export.errors import MissingDependencyError
 from vtn_export.trt import plugins
+from vtn_export.trt.plugins.toolchain import complete_root
 
 GTEST = Path("/usr/include/gtest/gtest.h")
 
 
-def build_host(name: str, *entries: str) -> Path:
+def build_host(name: str, *entries: str, toolkit_root: Path | None = None) -> Path:
     """Configures and builds plugins/ with its test host; one GPU generation is enough for host code."""
     if not GTEST.is_file():
         pytest.skip("GoogleTest: not found; apt-get install libgtest-dev")
@@ -27,10 +28,10 @@ def build_host(name: str, *entries: str) -> Path:
     folder = CACHE / name
     configure = [
         "cmake", "-S", str(SOURCES), "-B", str(folder), "-DVTN_PLUGINS_BUILD_TESTS=ON",
-        f"-DCUDAToolkit_ROOT={toolkit.root}", f"-DTENSORRT_INCLUDE_DIR={headers.folder}", *entries,
+        f"-DCUDAToolkit_ROOT={toolkit_root or toolkit.root}", f"-DTENSORRT_INCLUDE_DIR={headers.folder}", *entries,
         *(["-GNinja"] if shutil.which("ninja") else []),
     ]  # fmt: skip
-    environment = dict(os.environ, CUDACXX=str(toolkit.nvcc))
+    environment = dict(os.environ, CUDACXX=str((toolkit_root or toolkit.root) / "bin" / "nvcc"))
     with locked(CACHE / f"{name}.lock"):
         for command in (configure, ["cmake", "--build", str(folder), "--parallel", "2"]):
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -48,3 +49,54 @@ def test_life_under_sanitizers() -> None:
     done = subprocess.run([str(host)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "[  PASSED  ] 16 tests" in done.stdout, done.stdout[-500:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_life_on_aarch64() -> None:
+    """The Jetson build of CUDA 13, run under qemu. The target's runtime: its wheel, unpacked into .cache/aarch64."""
+    libraries = CACHE.parent / "aarch64" / "nvidia" / "cu13" / "lib"
+    for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64-static"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool}: not found; apt-get install g++-aarch64-linux-gnu qemu-user-static")
+    if not (libraries / "libcudart_static.a").is_file():
+        pytest.skip(f"{libraries}: no libcudart_static.a for aarch64 (docs/plugins.md, Jetson)")
+    root = complete_root(plugins.find_toolkit().root, libraries, "aarch64")
+    host = build_host(
+        "host-aarch64",
+        f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / 'cmake' / 'aarch64.cmake'}",
+        f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}",
+        "-DCMAKE_CUDA_ARCHITECTURES=87-real;110-real",
+        toolkit_root=root,
+    )
+    command = ["qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu", str(host)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "[  PASSED  ] 16 tests" in done.stdout, done.stdout[-500:]
+    info = plugins.inspect_library(CACHE / "host-aarch64" / "libvtn_plugins.so")
+    assert (info.machine, info.compute_capabilities) == ("aarch64", ("8.7", "11.0"))
+
+
+def test_installs_as_a_package(tmp_path: Path) -> None:
+    """`cmake --install`, then find_package(vtn_plugins) and a C program that plans a launch, in another project."""
+    built = build_library("8.0").parent / "build"
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.24)\nproject(user LANGUAGES C)\n"
+        "find_package(vtn_plugins 1.0 REQUIRED)\nadd_executable(user main.c)\n"
+        "target_link_libraries(user PRIVATE vtn_plugins::vtn_plugins)\n"
+    )
+    (tmp_path / "main.c").write_text(
+        "#include <c_api.h>\n#include <stdio.h>\n"
+        "int main(void) {\n  puts(vtn_plugins_version());\n"
+        "  return vtn_sliding_window_attention_plan(0, 80, 0, 0) == 1 ? 0 : 1;\n}\n"
+    )
+    prefix = tmp_path / "prefix"
+    for command in (
+        ["cmake", "--install", str(built), "--prefix", str(prefix)],
+        ["cmake", "-S", str(tmp_path), "-B", str(tmp_path / "build"), f"-DCMAKE_PREFIX_PATH={prefix}"],
+        ["cmake", "--build", str(tmp_path / "build")],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    done = subprocess.run([str(tmp_path / "build" / "user")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1.0.0 op=1\n")
