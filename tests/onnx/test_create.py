@@ -308,6 +308,6 @@ def test_memory_forecast(part: Any, exported: Exported) -> None:
             index = np.zeros((1, frames), np.int32)
             pixels = np.zeros((1, frames, 32, 32, 3), np.uint8)
             inputs = {FRAMES: pixels, "frame_index": index, "lengths": np.array([frames], np.int32)}
-        real = activation_bytes(bundle.graph_path(part), entry.spec, inputs)
+        (real,) = activation_bytes(bundle.graph_path(part), entry.spec, inputs)
         forecast = entry.fixed_bytes + entry.bytes_per_frame * frames
         assert 0.95 * real <= forecast <= 2 * real, (frames, real, forecast)

@@ -215,10 +215,8 @@ def test_onnx_memory_is_linear(dilation: int) -> None:
         (TensorSpec("output", "float32", ("batch", "tokens", 32)),),
     )
     model = _model("fp32", **attributes).SerializeToString()
-    live = [
-        activation_bytes(model, spec, {"qkv": _qkv(1, tokens, 2, 16), "lengths": np.array([tokens], np.int32)})
-        for tokens in (1024, 2048, 4096)
-    ]
+    runs = [{"qkv": _qkv(1, n, 2, 16), "lengths": np.array([n], np.int32)} for n in (1024, 2048, 4096)]
+    live = activation_bytes(model, spec, *runs)
     assert live[2] < 4096 * 4096 * 4
     for small, large in pairwise(live):
         assert large == pytest.approx(2 * small, rel=0.01)

@@ -112,7 +112,7 @@ def test_features_must_be_of_the_bundles_backbone(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.path = tmp_path
 
-        class manifest:  # noqa: N801
+        class manifest:
             backbone_fingerprint = "def"
 
     with pytest.raises(BundleError, match="abc"):

@@ -290,7 +290,8 @@ def _write_and_check(
     with OrtSession(runnable, spec) as session:
         checks = check_samples(session, samples, part=part, precision=precision, tolerance=tolerance)
     by_frames = sorted((_frames_of(sample), sample) for sample in samples[:2])
-    points = [(frames, activation_bytes(runnable, spec, sample.inputs)) for frames, sample in by_frames]
+    peaks = activation_bytes(runnable, spec, *(sample.inputs for _, sample in by_frames))
+    points = [(frames, peak) for (frames, _), peak in zip(by_frames, peaks, strict=True)]
     fixed, per_frame = linear_model(points[0], points[1])
     measured = max(check.measured for check in checks)
     return GraphEntry(path.name, spec, tolerance, measured, fixed, per_frame), checks

@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -18,23 +19,28 @@ from vtn_export.runtime.session import OrtSession
 from vtn_export.spec import Array, GraphSpec
 
 
-def activation_bytes(model: Path | bytes, spec: GraphSpec, inputs: Mapping[str, Array]) -> int:
-    """Peak bytes of activations (weights not counted) of one run."""
+def activation_bytes(model: Path | bytes, spec: GraphSpec, *runs: Mapping[str, Array]) -> list[int]:
+    """Peak bytes of activations (weights not counted) of each run, from one profiled session."""
     with tempfile.TemporaryDirectory() as folder:
         session = OrtSession(model, spec, profile_to=Path(folder))
-        session.run(inputs)
+        for inputs in runs:
+            session.run(inputs)
         events = json.loads(session.end_profiling().read_text())
         session.close()
         graph = onnx.load(Path(folder) / "optimized.onnx", load_external_data=False).graph
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    each = len(kernels) // len(runs)  # every run executes the same nodes, in order
+    return [_peak(graph, kernels[i * each : (i + 1) * each], inputs) for i, inputs in enumerate(runs)]
+
+
+def _peak(graph: onnx.GraphProto, kernels: list[dict[str, Any]], inputs: Mapping[str, Array]) -> int:
     nodes = {node.name: node for node in graph.node}
     kept = {value.name for value in graph.output}
     readers = Counter(name for node in graph.node for name in set(node.input))
     live = sum(array.nbytes for array in inputs.values())
     peak = live
     sizes: dict[str, int] = {}
-    for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-            continue
+    for event in kernels:
         node = nodes.get(event["name"].removesuffix("_kernel_time"))
         if node is None:
             continue
