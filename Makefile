@@ -40,7 +40,7 @@ lint: $(TEST_STAMP) ## ruff and mypy
 	$(BIN)/python -m mypy
 
 unit: $(TEST_STAMP) ## Tests but for the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope
 
 format: $(TEST_STAMP) ## Format Python sources
 	$(BIN)/ruff check --fix .
