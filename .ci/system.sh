@@ -17,6 +17,7 @@ for target in "$@"; do
       need g++ g++
       need cmake cmake
       need /usr/include/gtest/gtest.h libgtest-dev
+      need clang-format-19 clang-format-19
       ;;
     cross)
       need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
