@@ -23,7 +23,7 @@ $(DEMO_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TEST_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
-	@bash .ci/system.sh cpp cross
+	@bash .ci/system.sh cpp cross browser
 	@echo "installing packages (PyTorch is several GB: minutes)"
 	$(PIP) --constraint .ci/constraints.txt --editable '.[test,rtx]'
 	$(PIP) --no-deps kernel-lens==2.0.1  # TensorRT's C++ headers; nothing else of it is used

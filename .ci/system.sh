@@ -19,6 +19,9 @@ for target in "$@"; do
       need /usr/include/gtest/gtest.h libgtest-dev
       need clang-format-19 clang-format-19
       ;;
+    browser)
+      command -v google-chrome >/dev/null 2>&1 || need chromium chromium
+      ;;
     cross)
       need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
       need qemu-aarch64-static qemu-user-static

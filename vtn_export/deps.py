@@ -18,6 +18,8 @@ EXTRA_OF: dict[str, str] = {
     "yaml": "export",
     "tensorrt_rtx": "rtx",
     "cuda": "trt",
+    "plotly": "report",
+    "playwright": "report",
 }
 
 
