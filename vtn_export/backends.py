@@ -10,7 +10,7 @@ from vtn_export.deps import require
 from vtn_export.runtime.session import OrtSession, Session
 from vtn_export.spec import Part
 
-Backend = Literal["ort", "torch", "trt"]
+Backend = Literal["ort", "openvino", "torch", "trt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
@@ -62,6 +62,10 @@ class Sessions:
 
             return TrtSession(self.bundle, part)
         path = self.bundle.graph_path(part)
+        if self.backend == "openvino":
+            from vtn_export.runtime.openvino import OpenVinoSession
+
+            return OpenVinoSession(path, spec, threads=self._threads)
         if self.emulated:
             import onnx
 

@@ -16,6 +16,7 @@ EXTRA_OF: dict[str, str] = {
     "onnxscript": "export",
     "safetensors": "export",
     "yaml": "export",
+    "openvino": "openvino",
     "tensorrt_rtx": "rtx",
     "cuda": "trt",
     "plotly": "report",

@@ -9,7 +9,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from vtn_export.cli.console import note, print_json, print_table, reported
-from vtn_export.cli.options import DEFAULT_BUNDLE, Backend, BundleArgument, Checkpoint, Threads, one_of
+from vtn_export.cli.options import (
+    DEFAULT_BUNDLE,
+    Backend,
+    BundleArgument,
+    Checkpoint,
+    Threads,
+    backend_of,
+    check_backend,
+    one_of,
+)
 from vtn_export.errors import UsageError
 from vtn_export.spec import PARTS, Part
 
@@ -33,14 +42,13 @@ def command(
     ] = None,
 ) -> None:
     """Measure latency and throughput by a stated protocol, with percentiles, spread and context."""
-    from vtn_export.backends import BACKENDS
-    from vtn_export.backends import Backend as BackendName
     from vtn_export.bundle import Bundle, writing_file
     from vtn_export.evaluate.bench import Plan, bench
     from vtn_export.video import shipped_clip
 
-    one_of(backend, BACKENDS, "--backend")
+    check_backend(backend)
     opened = Bundle.open(bundle)
+    backend = backend_of(backend, opened, threads=threads)
     have = tuple(opened.manifest.graphs)
     parts = have if part == "all" else tuple(one_of(name, PARTS, "--part") for name in _words(part))
     modes = tuple(one_of(name, ("full", "chunked"), "--mode") for name in _words(mode))
@@ -58,7 +66,7 @@ def command(
     result = bench(
         opened,
         plan,
-        cast(BackendName, backend),
+        backend,
         video=video or shipped_clip(),
         threads=threads,
         checkpoint=checkpoint,

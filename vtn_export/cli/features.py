@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -17,8 +17,9 @@ from vtn_export.cli.options import (
     Frames,
     Json,
     Threads,
+    backend_of,
+    check_backend,
     frame_count,
-    one_of,
 )
 
 
@@ -35,15 +36,14 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Run the backbone over a video once and store its features, to be classified later without the video."""
-    from vtn_export.backends import BACKENDS, Sessions
-    from vtn_export.backends import Backend as BackendName
+    from vtn_export.backends import Sessions
     from vtn_export.bundle import Bundle
     from vtn_export.errors import OutputError
     from vtn_export.runtime.features import SUFFIX
     from vtn_export.runtime.inference import extract_features
     from vtn_export.video import ClipReader
 
-    one_of(backend, BACKENDS, "--backend")
+    check_backend(backend)
     target = out or Path(video.stem + SUFFIX)
     if target.suffix != SUFFIX:
         raise OutputError(f"--out {target}: expected a name that ends in {SUFFIX}")
@@ -51,8 +51,9 @@ def command(
         raise OutputError(f"--out {target}: a folder is in the way, expected a file name")
     opened = Bundle.open(bundle)
     wanted = frame_count(frames, opened.manifest.preprocessing.num_frames)
+    backend = backend_of(backend, opened, threads=threads, parts=("backbone",))
     with (
-        Sessions(opened, cast(BackendName, backend), checkpoint=checkpoint, threads=threads) as sessions,
+        Sessions(opened, backend, checkpoint=checkpoint, threads=threads) as sessions,
         ClipReader(video, opened.manifest.preprocessing, wanted, chunk=chunk) as reader,
     ):
         session = sessions["backbone"]

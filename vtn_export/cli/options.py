@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from vtn_export.errors import UsageError
+
+if TYPE_CHECKING:  # the command line's help must not pay for these
+    from vtn_export.backends import Backend as BackendName
+    from vtn_export.bundle import Bundle
+    from vtn_export.spec import Part
 
 DEFAULT_BUNDLE = Path("vtn-bundle")
 
@@ -16,7 +22,12 @@ RARE = "Rare options"
 BundleArgument = Annotated[Path, typer.Argument(help="The folder that `vtn-export onnx` wrote.", show_default=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
 Backend = Annotated[
-    str, typer.Option("--backend", help="ort (ONNX Runtime), trt (an engine, on a GPU) or torch (the reference).")
+    str,
+    typer.Option(
+        "--backend",
+        help="ort (ONNX Runtime), openvino, trt (an engine, on a GPU), torch (the reference), "
+        "or auto: the fastest here, by a short race.",
+    ),
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -40,6 +51,28 @@ def one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
     if value not in allowed:
         raise UsageError(f"{option}: got {value!r}, expected one of {', '.join(allowed)}")
     return value
+
+
+def check_backend(value: str) -> None:
+    """Raises UsageError for a backend that does not exist; before anything is opened."""
+    from vtn_export.backends import BACKENDS
+
+    one_of(value, (*BACKENDS, "auto"), "--backend")
+
+
+def backend_of(
+    value: str, bundle: Bundle, *, threads: int | None = None, parts: Sequence[Part] | None = None
+) -> BackendName:
+    """The backend of `--backend`; for `auto` the winner of the race, which is said on stderr. Raises UsageError."""
+    check_backend(value)
+    if value != "auto":
+        return cast("BackendName", value)
+    from vtn_export.cli.console import note
+    from vtn_export.evaluate.race import choose
+
+    choice = choose(bundle, parts, threads=threads)
+    note(choice.describe())
+    return choice.backend
 
 
 def frame_count(value: str | None, default: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -16,10 +16,13 @@ from vtn_export.cli.options import (
     Frames,
     Json,
     Threads,
+    backend_of,
+    check_backend,
     frame_count,
     one_of,
 )
 from vtn_export.errors import UsageError
+from vtn_export.spec import Part
 
 MODES = ("full", "chunked", "features")
 
@@ -41,15 +44,14 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Name what happens in a video: the whole of it in one look."""
-    from vtn_export.backends import BACKENDS, Sessions
-    from vtn_export.backends import Backend as BackendName
+    from vtn_export.backends import Sessions
     from vtn_export.bundle import Bundle
     from vtn_export.runtime import inference
     from vtn_export.runtime.features import SUFFIX, Features
     from vtn_export.video import ClipReader, count_frames
 
     chosen = one_of(mode or ("features" if video.suffix == SUFFIX else "chunked"), MODES, "--mode")
-    one_of(backend, BACKENDS, "--backend")
+    check_backend(backend)
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     labels = opened.labels()
@@ -57,7 +59,9 @@ def command(
         stored_features = f"stored features; make them with `vtn-export features {bundle} {video}`"
         expected = stored_features if chosen == "features" else "a video"
         raise UsageError(f"--mode {chosen}: got {video}, expected {expected}")
-    with Sessions(opened, cast(BackendName, backend), checkpoint=checkpoint, threads=threads) as sessions:
+    needed: dict[str, tuple[Part, ...]] = {"full": ("full",), "features": ("temporal",)}
+    backend = backend_of(backend, opened, threads=threads, parts=needed.get(chosen, ("backbone", "temporal")))
+    with Sessions(opened, backend, checkpoint=checkpoint, threads=threads) as sessions:
         if chosen == "features":
             stored = Features.load(video)
             stored.require_backbone_of(opened)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -16,8 +16,9 @@ from vtn_export.cli.options import (
     Frames,
     Json,
     Threads,
+    backend_of,
+    check_backend,
     frame_count,
-    one_of,
 )
 from vtn_export.errors import AccuracyError
 
@@ -38,17 +39,17 @@ def command(
 
     Needs no torch. Exit 1 when anything is beyond its tolerance.
     """
-    from vtn_export.backends import BACKENDS, Sessions
-    from vtn_export.backends import Backend as BackendName
+    from vtn_export.backends import Sessions
     from vtn_export.bundle import Bundle
     from vtn_export.evaluate.validate import validate_golden, validate_video
 
-    one_of(backend, BACKENDS, "--backend")
+    check_backend(backend)
     opened = Bundle.open(bundle)
+    backend = backend_of(backend, opened, threads=threads)
     steps = Steps()
     with steps("hashes"):
         opened.verify()
-    with Sessions(opened, cast(BackendName, backend), checkpoint=checkpoint, threads=threads, exact=True) as sessions:
+    with Sessions(opened, backend, checkpoint=checkpoint, threads=threads, exact=True) as sessions:
         checks = []
         for part in opened.manifest.graphs:
             with steps(f"golden samples, {part}"):

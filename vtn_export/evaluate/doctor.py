@@ -94,6 +94,11 @@ def _capabilities() -> list[Capability]:
     )
     return [
         Capability("run and validate bundles (ONNX Runtime)", True, _packages("onnxruntime", "onnx", "numpy")),
+        Capability(
+            "run bundles on the CPU by OpenVINO (--backend openvino)",
+            is_installed("openvino"),
+            _packages("openvino") or "pip install 'vtn-export[openvino]'",
+        ),
         Capability("decode videos", True, _packages("av")),
         Capability(
             "export checkpoints, PyTorch backend",
