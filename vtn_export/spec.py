@@ -28,6 +28,7 @@ INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 
 FRAMES, FRAME_INDEX, LENGTHS = "frames", "frame_index", "lengths"
 FEATURES, LOGITS = "features", "logits"
+OP_DOMAIN, OP_TYPE = "vtn", "SlidingWindowAttention"  # docs/op.md
 
 
 @dataclass(frozen=True)

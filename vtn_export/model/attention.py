@@ -13,8 +13,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-OP_DOMAIN = "vtn"
-OP_TYPE = "SlidingWindowAttention"
+from vtn_export.spec import OP_DOMAIN, OP_TYPE
+
 MIN_BLOCK = 32  # queries a block; the same constant as in the ONNX function body
 
 _exporting: ContextVar[bool] = ContextVar("exporting", default=False)

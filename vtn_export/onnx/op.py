@@ -12,8 +12,9 @@ from functools import lru_cache
 import onnx
 import onnx.parser
 
-OP_DOMAIN = "vtn"
-OP_TYPE = "SlidingWindowAttention"
+from vtn_export.spec import OP_DOMAIN as OP_DOMAIN
+from vtn_export.spec import OP_TYPE as OP_TYPE
+
 OP_VERSION = 1
 OPSET = 20  # the first with Gelu as one node; TensorRT 10.3 reads it
 IR_VERSION = 10

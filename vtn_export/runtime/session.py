@@ -9,11 +9,15 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from vtn_export.errors import BackendError
-from vtn_export.spec import Array, GraphSpec, check_inputs
+from vtn_export.spec import FEATURES, Array, GraphSpec, check_inputs
 
 # ONNX Runtime's fused Add + LayerNormalization kernel is slower on CPUs than the two apart: the whole
 # temporal encoder of vit_b_vtn takes 5-6 % less without it (benchmarks/temporal.py).
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
+
+# Frames from which the temporal graph runs in blocks of tokens (vtn_export/runtime/token_blocks.py); on 1,024 frames
+# blocks cost 10 %.
+LONG = 4096
 
 
 class Session(Protocol):
@@ -70,10 +74,17 @@ class OrtSession(SessionBase):
         self, model: Path | bytes, spec: GraphSpec, *, threads: int | None = None, profile_to: Path | None = None
     ) -> None:
         super().__init__(spec)
+        self._model = model
+        self._threads = threads or available_cpus()
+        self._blocks: Any = None
+        self._session: Any = self._load(model, profile_to)
+        self._outputs = [tensor.name for tensor in spec.outputs]
+
+    def _load(self, model: Path | bytes, profile_to: Path | None = None) -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # A memory plan is made for one shape and kept; with free shapes it doubles the peak (measured:
         # 1784 MB against 892 MB for a small ResNet on 400 frames) and saves no time.
@@ -84,7 +95,7 @@ class OrtSession(SessionBase):
             options.profile_file_prefix = str(profile_to / "profile")
             options.optimized_model_filepath = str(profile_to / "optimized.onnx")
         try:
-            self._session: Any = ort.InferenceSession(
+            return ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
                 options,
                 providers=["CPUExecutionProvider"],
@@ -92,23 +103,39 @@ class OrtSession(SessionBase):
             )
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise BackendError(f"ort: cannot load the graph: {_one_line(error)}") from None
-        self._outputs = [tensor.name for tensor in spec.outputs]
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
             raise BackendError("ort: the session is closed")
+        session = self._session
+        if FEATURES in inputs and inputs[FEATURES].shape[1] >= LONG:
+            session = self._long_session()
         try:
-            values = self._session.run(self._outputs, dict(inputs))
+            values = session.run(self._outputs, dict(inputs))
         except Exception as error:  # see above
             raise BackendError(f"ort: {_one_line(error)}") from None
         return dict(zip(self._outputs, values, strict=True))
+
+    def _long_session(self) -> Any:
+        """The temporal graph in blocks of tokens, loaded when a long video first comes; weights are held twice then."""
+        if self._blocks is None:
+            import onnx
+
+            from vtn_export.runtime.token_blocks import cut_tokens
+
+            model = onnx.load_from_string(self._model) if isinstance(self._model, bytes) else onnx.load(self._model)
+            cut_tokens(model)
+            # A graph with external data is too large for one message: it runs whole.
+            fits = model.ByteSize() < 1 << 30
+            self._blocks = self._load(model.SerializeToString()) if fits else self._session
+        return self._blocks
 
     def end_profiling(self) -> Path:
         """Stop profiling and return the file that ONNX Runtime wrote."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._blocks = None
 
 
 def _one_line(error: BaseException) -> str:
