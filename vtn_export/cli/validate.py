@@ -1,96 +1,248 @@
-"""`vtn-export validate`: a bundle against PyTorch's numbers."""
+"""`vtn-export validate`: a bundle against PyTorch's numbers, or one of its forms against another."""
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vtn_export.cli.console import Steps, print_json, print_table, reported
-from vtn_export.cli.options import (
-    DEFAULT_BUNDLE,
-    Backend,
-    BundleArgument,
-    Checkpoint,
-    Frames,
-    Json,
-    Threads,
-    backend_of,
-    check_backend,
-    frame_count,
-)
-from vtn_export.errors import AccuracyError
+from vtn_export.cli.console import Steps, note, print_json, print_table, progress_bar, reported
+from vtn_export.cli.options import DEFAULT_BUNDLE, RARE, BundleArgument, Checkpoint, Json, Threads, one_of
+from vtn_export.errors import AccuracyError, UsageError, VideoError
+
+if TYPE_CHECKING:
+    from vtn_export.evaluate.forms import Form
+    from vtn_export.evaluate.layers import LayerReport
+    from vtn_export.evaluate.rule import Rule
+    from vtn_export.evaluate.validate import Validation, Validator
+
+_GOLDEN = "golden"
 
 
 @reported
 def command(
     bundle: BundleArgument = DEFAULT_BUNDLE,
-    video: Annotated[
-        Path | None, typer.Option("--video", help="Also compare the three modes (and PyTorch, if here) on this video.")
+    video: Annotated[Path | None, typer.Option("--video", help="Also the three modes, and PyTorch, on this.")] = None,
+    videos: Annotated[Path | None, typer.Option("--videos", help="The same on every video of a folder.")] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option("--frames", help="Frame counts, e.g. 1,32,300: of each video (or `all`), else seeded samples."),
     ] = None,
-    frames: Frames = "32",
-    backend: Backend = "ort",
+    backend: Annotated[
+        str, typer.Option("--backend", help="ort, openvino, trt, torch; rewrite; fp16, bf16 (of an fp32 bundle).")
+    ] = "ort",
+    against: Annotated[
+        str | None, typer.Option("--against", help="Another of these, or golden: PyTorch's stored outputs.")
+    ] = None,
+    atol: Annotated[float | None, typer.Option("--atol", help="|a-b| <= atol + rtol |b|, in place of bounds.")] = None,
+    rtol: Annotated[float | None, typer.Option("--rtol", help="See --atol; one left out is 0.")] = None,
+    top1: Annotated[float | None, typer.Option("--top1", help="Least share of equal top classes, 0 to 1.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Where the error starts, by layer.")] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the fewest nodes to keep in fp32 for fp16 or bf16 (--backend).")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Where --bisect writes its list.", rich_help_panel=RARE)] = Path(
+        "keep-fp32.txt"
+    ),
     checkpoint: Checkpoint = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Check every file's hash and every graph against the PyTorch outputs stored in the bundle.
+    """Check every file's hash, and every graph against the PyTorch outputs stored in the bundle.
 
-    Needs no torch. Exit 1 when anything is beyond its tolerance.
+    Needs no torch. Exit 1 when anything is beyond its tolerance, or NaN or Inf.
     """
-    from vtn_export.backends import Sessions
     from vtn_export.bundle import Bundle
-    from vtn_export.evaluate.validate import validate_golden, validate_video
+    from vtn_export.evaluate.forms import FORMS, Form
+    from vtn_export.evaluate.rule import Rule
+    from vtn_export.evaluate.validate import Validation, Validator, live_reference
 
-    check_backend(backend)
+    one_of(backend, FORMS, "--backend")
+    one_of(against or _GOLDEN, (*FORMS, _GOLDEN), "--against")
+    rule = Rule(_tolerance(atol, "--atol"), _tolerance(rtol, "--rtol"), _tolerance(top1, "--top1", 1.0))
+    counts = _counts(frames, video=video is not None or videos is not None)
     opened = Bundle.open(bundle)
-    backend = backend_of(backend, opened, threads=threads)
     steps = Steps()
     with steps("hashes"):
         opened.verify()
-    with Sessions(opened, backend, checkpoint=checkpoint, threads=threads, exact=True) as sessions:
-        checks = []
-        for part in opened.manifest.graphs:
-            with steps(f"golden samples, {part}"):
-                checks += validate_golden(opened, sessions[part], part)
-        if video is not None:
-            with steps(f"modes on {video.name}"):
-                wanted = frame_count(frames, opened.manifest.preprocessing.num_frames)
-                checks += validate_video(opened, sessions, video, wanted, checkpoint)
-        emulated = sessions.emulated
-    passed = all(check.passed for check in checks)
+    manifest = opened.manifest
+    with ExitStack() as stack:
+        if bisect:
+            backend = backend if backend != "ort" else "fp16"
+        form = stack.enter_context(Form(opened, backend, checkpoint=checkpoint, threads=threads))
+        reference = None
+        if against not in (None, _GOLDEN):
+            reference = stack.enter_context(Form(opened, str(against), checkpoint=checkpoint, threads=threads))
+        found = Validation(str(bundle), manifest.name, manifest.precision, backend, against or _GOLDEN, form.emulated)
+        if bisect:
+            _bisect(found, form, rule, out, unused=bool(video or videos or frames or against or layers))
+        else:
+            validator = Validator(form, reference, rule, step=steps)
+            for part in manifest.graphs:
+                found.checks += validator.golden(part)
+            live = reference
+            if live is None and backend != "torch" and against != _GOLDEN and (counts or video or videos):
+                live = live_reference(opened, checkpoint, threads)
+                found.against = found.against if live is None else f"{_GOLDEN}, {live.name}"
+                stack.callback(live.close if live is not None else lambda: None)
+            more = Validator(form, live, rule, step=steps)
+            if video is not None or videos is not None:
+                _videos(found, more, video, videos, counts or [32])
+            elif counts:
+                for part in manifest.graphs:
+                    found.checks += more.frames(part, [count for count in counts if count is not None])
+            if layers:
+                _layers(found, form, video, steps)
+            for one in (validator, more):
+                found.not_finite += [entry for entry in one.not_finite if entry not in found.not_finite]
+                found.skipped += one.skipped
+    found.seconds = steps.seconds
     if as_json:
-        print_json(
-            {
-                "bundle": str(bundle),
-                "backend": backend,
-                "emulated": emulated,
-                "passed": passed,
-                "checks": [check.to_json() for check in checks],
-                "seconds": steps.seconds,
-            }
-        )
+        print_json(found.to_json())
     else:
-        how = "rounding copy" if emulated else backend
+        _print(found)
+    _finish(found, as_json)
+
+
+def _videos(
+    found: Validation, validator: Validator, video: Path | None, videos: Path | None, counts: list[int | None]
+) -> None:
+    from vtn_export.evaluate.videos import VideoValidator, videos_of
+
+    paths = [video] if video is not None else []
+    paths += videos_of(videos) if videos is not None else []
+    several = VideoValidator(validator, counts, skip_unreadable=videos is not None)
+    for index, path in enumerate(paths, 1):
+        with (
+            validator.step(f"modes on {path.name}" + (f" ({index}/{len(paths)})" if len(paths) > 1 else "")),
+            progress_bar(path.name, None) as progress,
+        ):
+            several.add(path, progress)
+    found.checks += several.checks()
+    found.unreadable += several.unreadable
+
+
+def _layers(found: Validation, form: Form, video: Path | None, steps: Steps) -> None:
+    from vtn_export.evaluate.layers import compare_layers
+    from vtn_export.spec import Part
+    from vtn_export.trt.typed import calibration_calls
+
+    graphs = form.bundle.manifest.graphs
+    halves: tuple[Part, ...] = ("backbone", "temporal")
+    parts = halves if all(half in graphs for half in halves) else tuple(graphs)  # `full` has their nodes
+    for part in parts:
+        with steps(f"layers, {part}"):
+            calls = list(calibration_calls(form.bundle, part, video)) if video is not None else []
+            found.layers.append(report := compare_layers(form, part, calls))
+            found.not_finite += report.not_finite
+
+
+def _bisect(found: Validation, form: Form, rule: Rule, out: Path, *, unused: bool) -> None:
+    from vtn_export.evaluate.bisect import keep_list
+    from vtn_export.evaluate.forms import TYPED, Bound
+    from vtn_export.spec import Part
+
+    if form.name not in TYPED:
+        raise UsageError(f"--bisect: got --backend {form.name}, expected fp16 or bf16")
+    if unused or rule.rtol is not None or rule.top1 is not None:
+        raise UsageError("--bisect: works on the golden samples with --atol alone; leave the other options out")
+
+    def bound_of(part: Part) -> Bound:
+        return form.bound(part) if rule.atol is None else Bound(False, rule.atol)
+
+    parts: list[Part] = list(form.bundle.manifest.graphs)
+    with progress_bar("lists tried", None) as progress:
+        found.bisect = keep_list(form.bundle, parts, form.precision, bound_of, progress).write(out)
+
+
+def _counts(frames: str | None, *, video: bool) -> list[int | None]:
+    """--frames as numbers; None is every frame of a video. Raises UsageError."""
+    counts: list[int | None] = []
+    for word in frames.split(",") if frames is not None else []:
+        if word == "all" and video:
+            counts.append(None)
+        elif word.isdecimal() and 1 <= int(word) < 1 << 31:
+            counts.append(int(word))
+        else:
+            expected = "numbers of at least 1, comma between, or `all`" if video else "numbers of at least 1"
+            raise UsageError(f"--frames: got {frames!r}, expected {expected}")
+    return counts
+
+
+def _tolerance(value: float | None, option: str, most: float = math.inf) -> float | None:
+    if value is not None and not (0 <= value <= most and math.isfinite(value)):
+        raise UsageError(f"{option}: got {value}, expected a number from 0" + (f" to {most:g}" if most == 1 else ""))
+    return value
+
+
+def _print(found: Validation) -> None:
+    how = f"{found.backend}, rounding copy" if found.emulated else found.backend
+    title = f"{found.bundle}: {found.name}, {found.precision}, {how} against {found.against}"
+    rows = [
+        [
+            f"{check.part}: {check.output}" + (", seeded" if check.source == "frames" else ""),
+            f"{check.measured:.2e}",
+            f"{check.tolerance:.2e}",
+            f"{check.cosine:.6f}",
+            "" if check.top1 is None or check.top5 is None else f"{check.top1:.0%} {check.top5:.0%}",
+            "" if check.kl is None else f"{check.kl:.1e}",
+            check.worst_sample,
+            "ok" if check.passed else "FAIL",
+        ]
+        for check in found.checks
+    ]
+    columns = ["output", "error", "tolerance", "cosine", "top-1 -5", "KL", "worst sample", "verdict"]
+    if rows:
+        print_table(title, columns, rows)
+    for report in found.layers:
+        _print_layers(report)
+    if found.bisect is not None:
         print_table(
-            f"{bundle}: {opened.manifest.name}, {opened.manifest.precision}, {how}",
-            ["part", "output", "error", "tolerance", "worst sample", "verdict"],
+            f"{found.bundle}: nodes to keep in fp32 for {found.bisect.precision}",
+            ["part", "without", "with", "tolerance", "nodes", "lists tried"],
             [
-                [
-                    c.part,
-                    c.output,
-                    f"{c.measured:.2e}",
-                    f"{c.tolerance:.2e}",
-                    c.worst_sample,
-                    "ok" if c.passed else "FAIL",
-                ]
-                for c in checks
+                [p.part, f"{p.error_without:.2e}", f"{p.error_with:.2e}", f"{p.tolerance:.2e}",
+                 f"{len(p.nodes)} of {p.candidates}", str(p.tried)]
+                for p in found.bisect.parts
             ],
-        )
-    if not passed:
-        failed = [check.describe() for check in checks if not check.passed]
-        if as_json:
-            typer.echo(f"error: {'; '.join(failed)}", err=True)
-            raise typer.Exit(AccuracyError.exit_code)
-        raise AccuracyError("; ".join(failed))
+        )  # fmt: skip
+        note(f"{len(found.bisect.nodes)} nodes in {found.bisect.file}: vtn-export trt --keep-fp32 {found.bisect.file}")
+    for entry in (*found.skipped, *found.unreadable):
+        note(f"skipped {entry['what']}: {entry['why']}")
+
+
+def _print_layers(report: LayerReport) -> None:
+    first = report.first
+    says = f"the first beyond its bound is {first.layer}" if first is not None else "none beyond its bound"
+    print_table(
+        f"{report.part}, {report.form}: {len(report.layers)} layers beside PyTorch's, {says}; nearest to their bounds:",
+        ["layer", report.measure, "bound", "largest value", "of fp16's end", "below fp16", ""],
+        [
+            [
+                layer.layer,
+                f"{layer.error:.2e}",
+                f"{layer.bound:.2e}",
+                f"{layer.largest:.3g}",
+                f"{layer.fp16_share:.2%}",
+                f"{layer.below_fp16:.1%}",
+                "BEYOND" if layer.beyond else "",
+            ]
+            for layer in report.ranked()
+        ],
+    )
+
+
+def _finish(found: Validation, as_json: bool) -> None:
+    failed = found.failures
+    if found.unreadable and not failed:
+        names = ", ".join(entry["what"] for entry in found.unreadable)
+        message, code = f"videos that cannot be read: {names}", VideoError.exit_code
+    elif failed:
+        message, code = "; ".join(failed), AccuracyError.exit_code
+    else:
+        return
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
