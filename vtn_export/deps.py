@@ -19,6 +19,8 @@ EXTRA_OF: dict[str, str] = {
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
     "cuda": "trt",
+    "pyarrow": "batch",
+    "ray": "ray",
     "plotly": "report",
     "playwright": "report",
 }
