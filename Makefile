@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo test lint format unit test-kernels test-engines gpu-check bench clean
+.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines gpu-check bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,7 +47,13 @@ format: $(TEST_STAMP) ## Format Python sources
 	$(BIN)/ruff format .
 
 test-kernels: $(TEST_STAMP) ## Every kernel, three factors at a time (up to an hour)
-	$(BIN)/python -m pytest -m slow tests/plugins
+	$(BIN)/python -m pytest -m slow tests/plugins --ignore tests/plugins/test_cuda12.py
+
+test-cuda12: $(TEST_STAMP) ## The plugin's sources compiled for SM 8.7 with CUDA 12.6 (a minute)
+	@bash .ci/system.sh cuda12
+	@test -d .cache/cuda12/nvidia/cuda_cccl || $(PIP) --no-deps --target .cache/cuda12 \
+	  nvidia-cuda-nvcc-cu12==12.6.85 nvidia-cuda-runtime-cu12==12.6.77 nvidia-cuda-cccl-cu12==12.6.77
+	$(BIN)/python -m pytest -m slow tests/plugins/test_cuda12.py
 
 test-engines: $(TEST_STAMP) ## The large models' engines (minutes)
 	$(BIN)/python -m pytest -m slow tests/trt

@@ -26,6 +26,9 @@ for target in "$@"; do
       need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
       need qemu-aarch64-static qemu-user-static
       ;;
+    cuda12)
+      need clang++-22 clang-22
+      ;;
     *)
       echo "system.sh: unknown target $target" >&2
       exit 2

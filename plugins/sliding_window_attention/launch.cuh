@@ -2,8 +2,9 @@
 // and tests call them what they are: vtn_swa_resident_fp16_d64_t5_w8.
 #pragma once
 
-#include "kernel.cuh"
 #include "launch.h"
+#include "resident.cuh"
+#include "streaming.cuh"
 
 namespace vtn::swa {
 

@@ -2,7 +2,7 @@
 // query row; keys stream through shared memory as in the tensor-core kernel.
 #pragma once
 
-#include "kernel.cuh"
+#include "tiles.cuh"
 
 namespace vtn::swa {
 

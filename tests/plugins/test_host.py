@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.plugins.library import CACHE, SOURCES, build_library, locked
 from vtn_export.errors import MissingDependencyError
 from vtn_export.trt import plugins
+from vtn_export.trt.plugins.cross import target_libraries
 from vtn_export.trt.plugins.toolchain import complete_root
 
 GTEST = Path("/usr/include/gtest/gtest.h")
@@ -54,14 +56,12 @@ def test_life_under_sanitizers() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_life_on_aarch64() -> None:
-    """The Jetson build of CUDA 13, run under qemu. The target's runtime: its wheel, unpacked into .cache/aarch64."""
-    libraries = CACHE.parent / "aarch64" / "nvidia" / "cu13" / "lib"
+    """The Jetson build of CUDA 13, run under qemu."""
     for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64-static"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool}: not found; apt-get install g++-aarch64-linux-gnu qemu-user-static")
-    if not (libraries / "libcudart_static.a").is_file():
-        pytest.skip(f"{libraries}: no libcudart_static.a for aarch64 (docs/plugins.md, Jetson)")
-    root = complete_root(plugins.find_toolkit().root, libraries, "aarch64")
+    toolkit = plugins.find_toolkit()
+    root = complete_root(toolkit.root, target_libraries(toolkit), "aarch64")
     host = build_host(
         "host-aarch64",
         f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / 'cmake' / 'aarch64.cmake'}",
@@ -75,6 +75,43 @@ def test_life_on_aarch64() -> None:
     assert "[  PASSED  ] 16 tests" in done.stdout, done.stdout[-500:]
     info = plugins.inspect_library(CACHE / "host-aarch64" / "libvtn_plugins.so")
     assert (info.machine, info.compute_capabilities) == ("aarch64", ("8.7", "11.0"))
+    assert info.problems == ("built for aarch64, this machine is x86_64",)
+    assert set(info.needed) <= {"libc.so.6", "ld-linux-aarch64.so.1"}, info.needed
+    symbols = subprocess.run(
+        ["aarch64-linux-gnu-objdump", "-T", str(info.path)], capture_output=True, text=True, check=True
+    ).stdout
+    versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_([\d.]+)", symbols)}
+    assert max(versions) <= (2, 36), max(versions)  # JetPack 7 has 2.39
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("preset", ["native", "aarch64", "jetpack6", "sanitize"])
+def test_presets(preset: str, tmp_path: Path) -> None:
+    """`cmake --preset`, as docs/plugins.md has it, on a copy of the sources; one GPU generation to save time."""
+    toolkit, headers = plugins.find_toolkit(), plugins.find_headers()
+    root = toolkit.root
+    if preset == "aarch64":
+        root = complete_root(root, target_libraries(toolkit), "aarch64")
+    shutil.copytree(SOURCES, tmp_path / "plugins", ignore=shutil.ignore_patterns("build"))
+    shutil.copytree(SOURCES.parent / "tests" / "cpp", tmp_path / "tests" / "cpp")
+    entries = [f"-DCUDAToolkit_ROOT={root}", f"-DTENSORRT_INCLUDE_DIR={headers.folder}"]
+    if preset == "native":
+        entries.append("-DCMAKE_CUDA_ARCHITECTURES=80-real")
+    if preset == "aarch64":
+        entries.append(f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}")
+    environment = dict(os.environ, CUDACXX=str(root / "bin" / "nvcc"))
+    folder = tmp_path / "plugins"
+    for command in (
+        ["cmake", "--preset", preset, *entries],
+        ["cmake", "--build", "--preset", preset, "--parallel", "2"],
+    ):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    info = plugins.inspect_library(folder / "build" / preset / "libvtn_plugins.so")
+    expected = {"native": ("8.0",), "aarch64": ("8.7", "11.0"), "jetpack6": ("8.7",), "sanitize": ("8.0",)}
+    assert info.compute_capabilities == expected[preset]
+    assert info.machine == ("aarch64" if preset == "aarch64" else "x86_64")
 
 
 def test_installs_as_a_package(tmp_path: Path) -> None:

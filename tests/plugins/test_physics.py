@@ -36,8 +36,8 @@ def problem_of(window: int, sequence: int = 252, heads: int = HEADS, capability:
 
 
 @cache
-def outcome_of(window: int, sequence: int = 252, heads: int = HEADS) -> Outcome:
-    return run(problem_of(window, sequence, heads))
+def outcome_of(window: int, sequence: int = 252, heads: int = HEADS, capability: int = 80) -> Outcome:
+    return run(problem_of(window, sequence, heads, capability))
 
 
 def useful_flops(problem: Problem) -> int:
@@ -50,9 +50,11 @@ def useful_flops(problem: Problem) -> int:
     return 4 * problem.head_dim * problem.heads * pairs
 
 
+@pytest.mark.parametrize("capability", [80, 87])
 @pytest.mark.parametrize("window", LIMITS)
-def test_counts(window: int) -> None:
-    limit, problem, outcome = LIMITS[window], problem_of(window), outcome_of(window)
+def test_counts(window: int, capability: int) -> None:
+    limit, problem = LIMITS[window], problem_of(window, capability=capability)
+    outcome = outcome_of(window, capability=capability)
     counts = outcome.report.counts
     qkv_bytes = 3 * HEADS * DIM * FP16 * problem.sequence
     figures = {
@@ -62,7 +64,7 @@ def test_counts(window: int) -> None:
         "stores / output": (counts.global_store_traffic / (qkv_bytes / 3), 1.0),
         "bank conflicts": (counts.bank_conflicts, 0),
     }
-    print({name: round(value, 3) for name, (value, _) in figures.items()})
+    print(window, capability, {name: round(value, 3) for name, (value, _) in figures.items()})
     assert not outcome.report.findings, outcome.report
     for name, (value, highest) in figures.items():
         assert value <= highest, f"window {window}: {name}: got {value}, expected at most {highest}"
@@ -79,9 +81,10 @@ def test_registers_and_occupancy(window: int, capability: int) -> None:
         assert kernel.occupancy >= LIMITS[window].occupancy
 
 
-def test_window_9_is_short_machine_code() -> None:
-    count = sass_instructions("fp16", outcome_of(9).kernel)
-    print("SASS instructions:", count)
+@pytest.mark.parametrize("capability", [80, 87])
+def test_window_9_is_short_machine_code(capability: int) -> None:
+    count = sass_instructions("fp16", outcome_of(9, capability=capability).kernel, capability)
+    print("SASS instructions:", capability, count)
     assert count <= MAX_WINDOW_9_SASS
 
 

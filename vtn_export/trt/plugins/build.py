@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtn_export.errors import MissingDependencyError, OutputError, PluginError
+from vtn_export.trt.plugins.cross import target_libraries
 from vtn_export.trt.plugins.info import inspect_library
 from vtn_export.trt.plugins.sidecar import LIBRARY, Sidecar, sha256, sidecar_path, write_sidecar
 from vtn_export.trt.plugins.toolchain import (
@@ -71,13 +72,17 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Path:
     headers = find_headers(request.tensorrt_include)
     wanted = request.compute_capabilities or _defaults(request.cross, toolkit)
     numbers = check_architectures(toolkit, wanted)
-    configure = [cmake, "-S", str(sources), *_cache_entries(request, toolkit, headers, numbers)]
+    root = toolkit.root
+    if request.cross is not None:
+        _check_cross(request.cross)
+        root = complete_root(root, target_libraries(toolkit, request.target_libraries), "aarch64")
+    configure = [cmake, "-S", str(sources), *_cache_entries(request.cross, root, headers, numbers)]
     _make_folder(request.out)
     with tempfile.TemporaryDirectory(prefix="vtn-plugins-") as temporary:
         folder = request.build or Path(temporary)
         report = progress or (lambda done, total, what: None)
         report(0, 0, "configure")
-        environment = dict(os.environ, CUDACXX=str(toolkit.nvcc))
+        environment = dict(os.environ, CUDACXX=str(root / "bin" / "nvcc"))
         _run([*configure, "-B", str(folder)], environment)
         command = [cmake, "--build", str(folder), "--parallel", str(request.jobs or os.cpu_count() or 1)]
         for done, total in _run_with_progress(command, environment):
@@ -92,9 +97,7 @@ def _defaults(cross: str | None, toolkit: Toolkit) -> tuple[str, ...]:
     return tuple(known)
 
 
-def _cache_entries(
-    request: BuildRequest, toolkit: Toolkit, headers: Headers, numbers: tuple[str, ...]
-) -> Iterator[str]:
+def _cache_entries(cross: str | None, root: Path, headers: Headers, numbers: tuple[str, ...]) -> Iterator[str]:
     # the newest generation also as PTX, for GPUs that come later
     yield "-DCMAKE_CUDA_ARCHITECTURES=" + ";".join([f"{number}-real" for number in numbers[:-1]] + [numbers[-1]])
     yield f"-DTENSORRT_INCLUDE_DIR={headers.folder}"
@@ -102,35 +105,18 @@ def _cache_entries(
     yield "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"
     if shutil.which("ninja"):
         yield "-GNinja"
-    root = toolkit.root
-    if request.cross is not None:
-        if request.cross != "aarch64":
-            raise PluginError(f"--cross: got {request.cross}, expected aarch64")
-        compiler = "aarch64-linux-gnu-g++"
-        if shutil.which(compiler) is None:
-            raise MissingDependencyError(f"{compiler}: not found; apt-get install g++-aarch64-linux-gnu")
-        yield f"-DCMAKE_TOOLCHAIN_FILE={source_folder() / 'cmake' / 'aarch64.cmake'}"
-        libraries = request.target_libraries or _target_libraries(root)
-        if not (libraries / "libcudart_static.a").is_file():
-            raise PluginError(
-                f"{libraries}: no libcudart_static.a; expected CUDA {toolkit.version_text}'s lib folder for aarch64"
-            )
-        root = complete_root(root, libraries, "aarch64")
     yield f"-DCUDAToolkit_ROOT={root}"
-    if request.cross is not None:
+    if cross is not None:
+        yield f"-DCMAKE_TOOLCHAIN_FILE={source_folder() / 'cmake' / 'aarch64.cmake'}"
         yield f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}"
 
 
-def _target_libraries(root: Path) -> Path:
-    """The target's runtime in a toolkit made for cross-builds, or the wheel that pip downloads for it."""
-    for name in ("targets/sbsa-linux/lib", "targets/aarch64-linux/lib"):
-        if (root / name / "libcudart_static.a").is_file():
-            return root / name
-    raise PluginError(
-        f"{root}: no libraries for aarch64 in it; download the runtime wheel (pip download --no-deps --platform "
-        "manylinux2014_aarch64 --only-binary=:all: nvidia-cuda-runtime==13.0.96), unpack it and name its lib folder "
-        "with --target-libraries"
-    )
+def _check_cross(cross: str) -> None:
+    if cross != "aarch64":
+        raise PluginError(f"--cross: got {cross}, expected aarch64")
+    compiler = "aarch64-linux-gnu-g++"
+    if shutil.which(compiler) is None:
+        raise MissingDependencyError(f"{compiler}: not found; apt-get install g++-aarch64-linux-gnu")
 
 
 def _tool(name: str, remedy: str) -> str:

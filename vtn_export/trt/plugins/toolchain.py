@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -66,19 +67,25 @@ def architecture(compute_capability: str) -> str:
 
 
 def find_toolkit(given: Path | None = None) -> Toolkit:
-    """The toolkit at `given`, else the system's, else the wheels'.
+    """The toolkit at `given`, else the system's if it is new enough, else the wheels'.
 
     Raises PluginError for a root without nvcc or a version below 12.6, MissingDependencyError for no compiler.
     """
     if given is not None:
         if not (given / "bin" / "nvcc").is_file():
             raise PluginError(f"--cuda {given}: no bin/nvcc in it; expected the root of a CUDA toolkit")
-        return _describe(given, "given")
+        return _describe(_usable(given), "given")
+    unfit: PluginError | None = None
     for root in _system_roots():
         if (root / "bin" / "nvcc").is_file():
-            return _describe(root, "system")
+            try:
+                return _describe(_usable(root), "system")
+            except PluginError as error:  # too old: the wheels may serve
+                unfit = unfit or error
     for root in _wheel_roots():
         return _describe(complete_root(root), "wheels")
+    if unfit is not None:
+        raise PluginError(f"{unfit}; name another with --cuda, or pip install 'vtn-export[plugins]'")
     raise MissingDependencyError(
         "nvcc: not found; install the CUDA toolkit, name its root with --cuda, or pip install 'vtn-export[plugins]'"
     )
@@ -128,12 +135,13 @@ def complete_root(root: Path, libraries: Path | None = None, name: str = "native
 
     `libraries` replaces the toolkit's own, for a cross-build.
     """
-    view = cache_folder() / f"cuda-{name}-{abs(hash((str(root), str(libraries)))) if libraries else _stamp(root)}"
+    view = cache_folder() / f"cuda-{name}-{hashlib.sha256(f'{root} {libraries}'.encode()).hexdigest()[:16]}"
     lib = view / "lib"
     lib.mkdir(parents=True, exist_ok=True)
     (view / "bin").mkdir(exist_ok=True)
     for part in root.iterdir():
-        if part.name not in {"lib", "lib64", "bin"}:
+        # beside a folder `targets`, nvcc would look for the target's headers and libraries in there
+        if part.name not in {"lib", "lib64", "bin"} | ({"targets"} if libraries else set()):
             _link(view / part.name, part)
     for tool in (root / "bin").iterdir():
         _link(view / "bin" / tool.name, tool)
@@ -146,8 +154,9 @@ def complete_root(root: Path, libraries: Path | None = None, name: str = "native
     return view
 
 
-def _stamp(root: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", str(root)).strip("-")[-80:]
+def _usable(root: Path) -> Path:
+    """The root, or a view of it with the names that CMake looks for: the wheels' lacks them."""
+    return root if (root / "lib64").exists() else complete_root(root.absolute())
 
 
 def _link(link: Path, target: Path) -> None:
