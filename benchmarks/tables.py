@@ -45,6 +45,16 @@ def _context(context: dict[str, Any]) -> str:
     )
 
 
+def describe_context(context: dict[str, Any]) -> str:
+    """One line about the machine; `context` is what protocol.context() gave."""
+    versions = ", ".join(f"{name} {value}" for name, value in context["packages"].items() if value)
+    return (
+        f"{context['cpu']}, {context['cpus_usable']} cores, {context['threads']} threads, load "
+        f"{context['load_average'][0]:.2f} at the start (shared machine); Python {context['python']}, {versions}; "
+        f"{context['date']}."
+    )
+
+
 def write_table(results: dict[str, Any]) -> None:
     """The section of benchmarks/temporal.py."""
     lines = ["## Temporal encoder (`python benchmarks/temporal.py`)", ""]
