@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vtn_export.bundle import Bundle
 from vtn_export.deps import require
+from vtn_export.errors import EngineError
 from vtn_export.runtime.session import OrtSession, Session
 from vtn_export.spec import Part
 
@@ -84,3 +86,13 @@ class Sessions:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def require_artefacts(bundle: Bundle, backend: Backend, parts: Iterable[Part]) -> None:
+    """Raise BundleError or EngineError unless the bundle has what the backend runs, here or elsewhere."""
+    from vtn_export.trt.sidecar import sidecars
+
+    for part in parts:
+        bundle.graph(part)
+    if backend == "trt" and not sidecars(bundle):
+        raise EngineError(f"bundle {bundle.path}: no engine in it; build one with `vtn-export trt {bundle.path}`")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,27 @@ import pyarrow.parquet as pq
 from tests.clihelp import SMALL
 from tests.video.make import corrupt, cut, textured_frames, write
 from vtn_export.batch.results import PARTS
-from vtn_export.bundle import Bundle
+from vtn_export.bundle import MANIFEST, Bundle
 from vtn_export.onnx.create import create_bundle
 
 Rows = dict[str, dict[str, Any]]
 
 
-def make_bundle(folder: Path, seed: int = 3) -> Bundle:
+def make_bundle(folder: Path) -> Bundle:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "small.toml").write_text(SMALL)
-    create_bundle(folder / f"bundle{seed}", config=folder / "small.toml", seed=seed)
-    return Bundle.open(folder / f"bundle{seed}")
+    create_bundle(folder / "bundle", config=folder / "small.toml", seed=3)
+    return Bundle.open(folder / "bundle")
+
+
+def other_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """The same graphs under other fingerprints: a bundle of another training run, without exporting one."""
+    shutil.copytree(bundle.path, folder / "other")
+    path = folder / "other" / MANIFEST
+    data = json.loads(path.read_text())
+    data["weights"] |= {"fingerprint": "f" * 64, "backbone_fingerprint": "b" * 64}
+    path.write_text(json.dumps(data))
+    return Bundle.open(folder / "other")
 
 
 def make_archive(folder: Path, count: int) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtn_export.backends import Backend, Sessions
+from vtn_export.backends import Backend, Sessions, require_artefacts
 from vtn_export.batch.decode import (
     ATTEMPTS,
     DecodePool,
@@ -21,7 +21,7 @@ from vtn_export.batch.decode import (
 from vtn_export.batch.features import FOLDER, read_features
 from vtn_export.batch.inputs import Listing, list_inputs
 from vtn_export.batch.results import Record, Writer, feature_files, load_record, open_results, read_column
-from vtn_export.batch.stage import Mode, Outcome, Stage
+from vtn_export.batch.stage import PARTS_OF, Mode, Outcome, Stage
 from vtn_export.bundle import Bundle
 from vtn_export.deps import require
 from vtn_export.errors import UsageError
@@ -81,6 +81,7 @@ def run_batch(
     if options.features and options.mode != "chunked":
         raise UsageError(f"--features: got --mode {options.mode}, expected chunked, which computes them")
     record = Record.of(bundle, options.mode, options.frames, options.features)
+    require_artefacts(bundle, options.backend, PARTS_OF[options.mode])
     sessions = Sessions(bundle, options.backend, checkpoint=options.checkpoint, threads=options.threads)
     with sessions, Listing() as listing:
         # opened before anything is written; on Ray an engine is the nodes' affair, this machine may have no GPU

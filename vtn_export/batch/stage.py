@@ -13,10 +13,15 @@ from vtn_export.backends import Sessions
 from vtn_export.errors import VtnError
 from vtn_export.runtime.features import Features
 from vtn_export.runtime.inference import Classification, classify_features, require_memory_for_full
-from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, LOGITS, Array
+from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, LOGITS, Array, Part
 from vtn_export.video.preprocess import Preprocessor
 
 Mode = Literal["chunked", "full", "features"]
+PARTS_OF: dict[Mode, tuple[Part, ...]] = {
+    "chunked": ("backbone", "temporal"),
+    "full": ("full",),
+    "features": ("temporal",),
+}
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,8 @@ class Stage:
     def __init__(self, sessions: Sessions, mode: Mode, batch: int, keep_features: bool = False) -> None:
         """Opens the sessions, so that a backend that cannot run says so here. Raises VtnError."""
         self.sessions, self.mode, self.batch, self.keep_features = sessions, mode, batch, keep_features
-        if mode == "full":
-            spec = sessions["full"].spec
-        else:
-            spec = sessions["temporal"].spec if mode == "features" else sessions["backbone"].spec
-            sessions["temporal"]
+        opened = [sessions[part] for part in PARTS_OF[mode]]
+        spec = opened[0].spec
         self._normalise = spec.inputs[0].name == FRAMES and spec.inputs[0].dtype != "uint8"
         self._preprocessor = Preprocessor(sessions.bundle.manifest.preprocessing)
         self._videos: dict[str, _Video] = {}

@@ -24,7 +24,6 @@ from vtn_export.cli.options import (
     one_of,
 )
 from vtn_export.errors import INTERRUPTED_EXIT_CODE
-from vtn_export.spec import Part
 
 MODES = ("chunked", "full", "features")
 
@@ -65,15 +64,14 @@ def command(
     one_of(mode, MODES, "--mode")
     check_backend(backend)
     from vtn_export.batch.run import BatchOptions, run_batch
-    from vtn_export.batch.stage import Mode
+    from vtn_export.batch.stage import PARTS_OF, Mode
     from vtn_export.bundle import Bundle
     from vtn_export.runtime.session import available_cpus
 
     opened = Bundle.open(bundle)
-    parts: dict[str, tuple[Part, ...]] = {"full": ("full",), "features": ("temporal",)}
     options = BatchOptions(
         mode=cast(Mode, mode),
-        backend=backend_of(backend, opened, threads=threads, parts=parts.get(mode, ("backbone", "temporal"))),
+        backend=backend_of(backend, opened, threads=threads, parts=PARTS_OF[cast(Mode, mode)]),
         frames=frame_count(frames, opened.manifest.preprocessing.num_frames),
         chunk=chunk,
         workers=workers or available_cpus(),
