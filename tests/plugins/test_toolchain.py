@@ -13,7 +13,7 @@ import pytest
 from tests.plugins.covering import covering_array
 from vtn_export.errors import MissingDependencyError, OutputError, PluginError
 from vtn_export.trt import plugins
-from vtn_export.trt.plugins import find, sidecar, toolchain
+from vtn_export.trt.plugins import cross, find, sidecar, toolchain
 
 building = importlib.import_module("vtn_export.trt.plugins.build")  # the package has a function of that name
 
@@ -62,6 +62,52 @@ def test_toolkits_that_do_not_fit(tmp_path: Path) -> None:
         toolchain.check_architectures(toolkit, ["8.7", "11.0"])
     with pytest.raises(PluginError, match=r"compute capability: got 8\.8, expected one of 7\.5, 8\.0"):
         toolchain.check_architectures(toolkit, ["8.8"])
+
+
+def test_an_old_system_compiler_gives_way_to_the_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old = fake_toolkit(tmp_path / "old", "12.2.91")
+    wheels = fake_toolkit(tmp_path / "wheels")
+    (wheels / "lib").mkdir()
+    (wheels / "lib" / "libcudart.so.13").touch()
+    monkeypatch.setattr(toolchain, "_system_roots", lambda: iter([old]))
+    monkeypatch.setattr(toolchain, "_wheel_roots", lambda: iter([wheels]))
+    found = plugins.find_toolkit()
+    assert (found.source, found.version) == ("wheels", (13, 0, 88))
+    assert (found.root / "lib64" / "libcudart.so").exists()
+    monkeypatch.setattr(toolchain, "_wheel_roots", lambda: iter([]))
+    with pytest.raises(PluginError, match=r"got CUDA 12\.2\.91, expected 12\.6 or later; name another with --cuda"):
+        plugins.find_toolkit()
+
+
+@pytest.mark.parametrize("source", ["given", "system"])
+def test_the_root_of_the_wheels_gets_the_names_that_cmake_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = fake_toolkit(tmp_path / "cuda")
+    (root / "lib").mkdir()
+    (root / "lib" / "libcudart.so.13").touch()
+    monkeypatch.setattr(toolchain, "_system_roots", lambda: iter([root]))
+    found = plugins.find_toolkit(root if source == "given" else None)
+    assert found.source == source
+    assert (found.root / "lib64" / "libcudart.so").exists()
+    assert not (root / "lib64").exists()  # nothing is written into the toolkit
+
+
+def test_libraries_of_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    toolkit = plugins.find_toolkit(fake_toolkit(tmp_path / "cuda"))
+    with pytest.raises(PluginError, match=r"--target-libraries .*: no libcudart_static\.a in it; expected CUDA 13\.0"):
+        cross.target_libraries(toolkit, tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # no network, no wheel
+    with pytest.raises(PluginError, match=r"nvidia-cuda-runtime==13\.0\.\*: ERROR: .*--target-libraries"):
+        cross.target_libraries(toolkit)
+    assert not any((tmp_path / "cache" / "vtn-export").glob("cuda-runtime*"))  # nothing half-unpacked
+    inside = toolkit.root / "targets" / "sbsa-linux" / "lib"
+    inside.mkdir(parents=True)
+    (inside / "libcudart_static.a").touch()
+    assert cross.target_libraries(toolkit) == inside
 
 
 def test_no_compiler_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

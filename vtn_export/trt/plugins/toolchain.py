@@ -156,7 +156,8 @@ def complete_root(root: Path, libraries: Path | None = None, name: str = "native
 
 def _usable(root: Path) -> Path:
     """The root, or a view of it with the names that CMake looks for: the wheels' lacks them."""
-    return root if (root / "lib64").exists() else complete_root(root.absolute())
+    alone = (root / "lib").is_dir() and not (root / "lib64").exists()
+    return complete_root(root.absolute()) if alone else root
 
 
 def _link(link: Path, target: Path) -> None:
