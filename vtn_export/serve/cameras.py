@@ -5,6 +5,7 @@ State is kept by correlation id, in this process: a camera's requests all come t
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,12 +51,26 @@ class Cameras:
         self.classes = self.temporal.spec.outputs[0].shape[-1]
         self.cameras: dict[int, _Camera] = {}
         self._clock = clock
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        # memory is given back also where no camera asks any more
+        threading.Thread(target=self._sweep_now_and_then, name="vtn-export-cameras", daemon=True).start()
 
     def run(self, requests: Sequence[Request]) -> list[Answer]:
+        with self._lock:
+            self.sweep()
+            return [self._answer(request, self._clock()) for request in requests]
+
+    def sweep(self) -> None:
+        """Forget the cameras that were silent for too long."""
         now = self._clock()
         for name in [name for name, camera in self.cameras.items() if now - camera.used > self.idle_seconds]:
             del self.cameras[name]
-        return [self._answer(request, now) for request in requests]
+
+    def _sweep_now_and_then(self) -> None:
+        while not self._closed.wait(min(self.idle_seconds, 10.0)):
+            with self._lock:
+                self.sweep()
 
     def _answer(self, request: Request, now: float) -> Answer:
         name, controls = request.controls["CORRID"], request.controls
@@ -85,7 +100,7 @@ class Cameras:
         check_inputs(self.backbone.spec, {FRAMES: frames[0]})
 
     def _push(self, camera: _Camera, frames: Array) -> Answer:
-        """All of the frames or, if the backbone fails, none: the camera's state is changed last."""
+        """Take the frames; none of them if the backbone fails."""
         found = [
             self.backbone.run({FRAMES: frames[at : at + self.chunk]})[FEATURES]
             for at in range(0, len(frames), self.chunk)
@@ -109,8 +124,10 @@ class Cameras:
             FRAME_INDEX: index[None],
             LENGTHS: np.array([count], dtype=np.int32),
         }
-        return self.temporal.run(inputs)[LOGITS][0]
+        logits: Array = self.temporal.run(inputs)[LOGITS][0]
+        return logits
 
     def close(self) -> None:
+        self._closed.set()
         self.cameras.clear()
         self.sessions.close()
