@@ -143,7 +143,7 @@ def _layers(found: Validation, form: Form, video: Path | None, steps: Steps) -> 
 def _bisect(found: Validation, form: Form, rule: Rule, out: Path, *, unused: bool) -> None:
     from vtn_export.evaluate.bisect import keep_list
     from vtn_export.evaluate.forms import TYPED, Bound
-    from vtn_export.spec import Part
+    from vtn_export.spec import Part, Precision
 
     if form.name not in TYPED:
         raise UsageError(f"--bisect: got --backend {form.name}, expected fp16 or bf16")
@@ -153,9 +153,10 @@ def _bisect(found: Validation, form: Form, rule: Rule, out: Path, *, unused: boo
     def bound_of(part: Part) -> Bound:
         return form.bound(part) if rule.atol is None else Bound(False, rule.atol)
 
+    precision: Precision = form.name
     parts: list[Part] = list(form.bundle.manifest.graphs)
     with progress_bar("lists tried", None) as progress:
-        found.bisect = keep_list(form.bundle, parts, form.precision, bound_of, progress).write(out)
+        found.bisect = keep_list(form.bundle, parts, precision, bound_of, progress).write(out)
 
 
 def _counts(frames: str | None, *, video: bool) -> list[int | None]:

@@ -35,7 +35,7 @@ Progress = Callable[[int], None]  # called with the lists tried since the last c
 
 @dataclass(frozen=True)
 class PartKeep:
-    """One part: its nodes of the list, its error without and with them, and the tolerance."""
+    """One part: the list's nodes that it has, its error without and with them, and the tolerance."""
 
     part: str
     nodes: tuple[str, ...]
@@ -118,29 +118,32 @@ def keep_list(
     bound_of: Callable[[Part], Bound],
     progress: Progress = lambda _tried: None,
 ) -> KeepList:
-    """A list for all parts together; each is minimal for its part, given the parts before.
+    """One list for all parts: every part meets its bound with it, and without any one node some part does not.
 
     Halves come before `full`, whose nodes have their names. Raises AccuracyError when not even every
     node in float32 is enough, with the error that is left.
     """
+    witnesses = [
+        Witness(bundle, part, precision, bound_of(part), progress) for part in sorted(parts, key=lambda p: p == "full")
+    ]
     nodes: list[str] = []
-    found = []
-    for part in sorted(parts, key=lambda one: one == "full"):
-        witness = Witness(bundle, part, precision, bound_of(part), progress)
-        own = minimal(witness, nodes)
-        nodes += own
-        found.append(
-            PartKeep(
-                part=part,
-                nodes=tuple(own),
-                error_without=witness.error(()),
-                error_with=witness.error(nodes),
-                tolerance=witness.bound.tolerance,
-                measure="relative error" if witness.bound.relative else "absolute error",
-                candidates=len(witness.candidates()),
-                tried=len(witness.tried),
-            )
+    while not all(witness.passes(nodes) for witness in witnesses):  # what one part needs may cost another one more
+        for witness in witnesses:
+            nodes += minimal(witness, nodes)
+    nodes = _shrink(nodes, lambda some: all(witness.passes(some) for witness in witnesses))
+    found = [
+        PartKeep(
+            part=witness.part,
+            nodes=tuple(name for name in nodes if name in witness.names),
+            error_without=witness.error(()),
+            error_with=witness.error(nodes),
+            tolerance=witness.bound.tolerance,
+            measure="relative error" if witness.bound.relative else "absolute error",
+            candidates=len(witness.candidates()),
+            tried=len(witness.tried),
         )
+        for witness in witnesses
+    ]
     return KeepList(precision, tuple(nodes), tuple(found))
 
 
@@ -168,18 +171,23 @@ def minimal(witness: Witness, given: Sequence[str] = ()) -> list[str]:
     )
     inside = [name for module in chosen for name in modules[module]]
     nodes = _quick_explain(lambda some: witness.passes([*given, *some]), inside)
-    # rounding is not monotone: what QuickXplain calls needed may not be, once more
+    nodes = _shrink(nodes, lambda some: witness.passes([*given, *some]))
+    if len(nodes) > 1 and len(candidates) <= _TRY_EVERY_SINGLE:
+        nodes = next(([name] for name in candidates if witness.passes([*given, name])), nodes)
+    order = {name: place for place, name in enumerate(candidates)}
+    return sorted(nodes, key=order.__getitem__)
+
+
+def _shrink(nodes: list[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Drop nodes until none can be dropped: rounding is not monotone, so what was needed may not be any more."""
     shrinking = True
     while shrinking:
         shrinking = False
         for name in list(nodes):
             rest = [other for other in nodes if other != name]
-            if witness.passes([*given, *rest]):
+            if passes(rest):
                 nodes, shrinking = rest, True
-    if len(nodes) > 1 and len(candidates) <= _TRY_EVERY_SINGLE:
-        nodes = next(([name] for name in candidates if witness.passes([*given, name])), nodes)
-    order = {name: place for place, name in enumerate(candidates)}
-    return sorted(nodes, key=order.__getitem__)
+    return nodes
 
 
 def _quick_explain(passes: Callable[[Sequence[str]], bool], ranked: Sequence[str]) -> list[str]:

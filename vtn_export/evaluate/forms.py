@@ -80,11 +80,16 @@ class Form:
         """Whether ONNX Runtime runs a graph here, so that every tensor can be looked at."""
         return self.name == "ort" or self.name in TYPED
 
-    @property
-    def precision(self) -> Precision:
-        """The type of the graph; PyTorch computes in float32 whatever the bundle is."""
+    def precision(self, part: Part) -> Precision:
+        """The type of a part's graph or engine; PyTorch computes in float32 whatever the bundle is."""
         if self.is_torch:
             return "fp32"
+        if self.name == "trt":
+            from vtn_export.trt.session import TrtSession
+
+            session = self[part]
+            assert isinstance(session, TrtSession)
+            return session.precision
         return self.name if self.name in TYPED else self.bundle.manifest.precision
 
     def __getitem__(self, part: Part) -> Session:
@@ -117,7 +122,7 @@ class Form:
         """The float32 graph that ONNX Runtime runs for this form (a rounding copy for 16-bit types)."""
         model = typed.load(self.bundle.graph_path(part))
         if self.name in TYPED:
-            model = typed_model(self.bundle, part, self.precision)
+            model = typed_model(self.bundle, part, self.precision(part))
         return rounding_copy(model)
 
     def bound(self, part: Part) -> Bound:
@@ -132,8 +137,8 @@ class Form:
             assert isinstance(session, TrtSession)
             return Bound(session.precision == "fp32" and not session.record.tf32, session.tolerance)
         if self.name in TYPED:
-            return Bound(False, typed.tolerance(self.bundle, part, self.precision))
-        return Bound(self.precision == "fp32", entry.tolerance)
+            return Bound(False, typed.tolerance(self.bundle, part, self.precision(part)))
+        return Bound(self.precision(part) == "fp32", entry.tolerance)
 
     def close(self) -> None:
         for session in self._own.values():

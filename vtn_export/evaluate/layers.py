@@ -150,10 +150,11 @@ def compare_layers(form: Form, part: Part, extra: Sequence[Mapping[str, Array]] 
     samples = [*_one_frame_each(bundle_samples(form.bundle, part), part), *_named(extra)]
     graph = form.graph(part)
     truth = Outputs(copy.deepcopy(model).double())
-    yardstick = None if form.precision == "fp32" else _rounded(model, form.precision)
+    precision = form.precision(part)
+    yardstick = None if precision == "fp32" else _rounded(model, precision)
     reference = truth.of(samples[0].inputs, part)
     matches, unmatched = match(graph, reference, truth)
-    measure = "relative error" if form.precision == "fp32" else "absolute error"
+    measure = "relative error" if precision == "fp32" else "absolute error"
     found: dict[str, list[_Seen]] = {one.layer: [] for one in matches}
     mismatched: dict[str, str] = {}
     with run_graph(form, part, graph, [one.tensor for one in matches]) as run:
@@ -167,8 +168,8 @@ def compare_layers(form: Form, part: Part, extra: Sequence[Mapping[str, Array]] 
                     mismatched[one.layer] = f"shape {want.shape} in PyTorch, {have.shape} in the graph"
                     continue
                 found[one.layer].append(_seen(sample.name, have, want, rounded.get(one.layer)))
-    layers = tuple(_summary(one, found[one.layer], form.precision) for one in matches if one.layer not in mismatched)
-    return LayerReport(part, form.name, form.precision, measure, layers, (*unmatched, *sorted(mismatched.items())))
+    layers = tuple(_summary(one, found[one.layer], precision) for one in matches if one.layer not in mismatched)
+    return LayerReport(part, form.name, precision, measure, layers, (*unmatched, *sorted(mismatched.items())))
 
 
 class Outputs:
@@ -177,7 +178,8 @@ class Outputs:
     def __init__(self, model: Any, precision: Precision = "fp32") -> None:
         self.model, self.precision = model, precision
         self.calls: dict[str, int] = {}
-        self.folded: dict[str, str] = {}  # module -> the one that made its input, where the input went nowhere else
+        self.input_of: dict[str, str] = {}  # module -> the one that made its input
+        self.batch_norms: set[str] = set()
 
     def of(self, inputs: Mapping[str, Array], part: Part) -> dict[str, Array]:
         """float64 arrays by module name; calls of the op as `MODULE/SlidingWindowAttention`."""
@@ -188,21 +190,21 @@ class Outputs:
         outputs: dict[str, Array] = {}
         made_by: dict[int, str] = {}
         alive: list[Any] = []  # ids are only good while their tensors live
-        self.calls, self.folded = {}, {}
+        self.calls, self.input_of = {}, {}
         stack: list[str] = []
 
         def enter(name: str) -> Any:
             return lambda _module, _inputs: stack.append(name)
 
-        def leave(name: str, leaf: bool) -> Any:
+        def leave(name: str, leaf: bool, batch_norm: bool) -> Any:
             def look(_module: Any, arguments: Any, output: Any) -> None:
                 stack.pop()
                 self.calls[name] = self.calls.get(name, 0) + 1
                 if not (isinstance(output, torch.Tensor) and output.is_floating_point()):
                     return
-                outputs[name] = output.detach().double().numpy()
-                if leaf and arguments and id(arguments[0]) in made_by:
-                    self.folded[name] = made_by[id(arguments[0])]
+                outputs[name] = output.detach().to(torch.float64, copy=True).numpy()  # activations may work in place
+                if (leaf or batch_norm) and arguments and id(arguments[0]) in made_by:
+                    self.input_of[name] = made_by[id(arguments[0])]
                 if leaf:
                     alive.append(output)
                     made_by[id(output)] = name
@@ -212,14 +214,19 @@ class Outputs:
         handles = []
         for name, module in self.model.named_modules():
             handles.append(module.register_forward_pre_hook(enter(name)))
-            handles.append(module.register_forward_hook(leave(name, not list(module.children()))))
+            batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+            if batch_norm:
+                self.batch_norms.add(name)
+            handles.append(module.register_forward_hook(leave(name, not list(module.children()), batch_norm)))
         outer = op_observer.get()
 
         def observe(op: Any) -> Any:
             result = op() if outer is None else outer(op)
             name = f"{stack[-1] if stack else part}/{OP_TYPE}"
             count = self.calls[name] = self.calls.get(name, 0) + 1
-            outputs[name if count == 1 else f"{name}_{count - 1}"] = result.detach().double().numpy()
+            outputs[name if count == 1 else f"{name}_{count - 1}"] = (
+                result.detach().to(torch.float64, copy=True).numpy()
+            )
             return result
 
         mode: Any = nullcontext()
@@ -278,8 +285,11 @@ def match(
             if name:
                 unmatched.append((name, f"called {calls} times"))
             continue
+        into = torch_side.input_of.get(name)
+        if name in torch_side.batch_norms and into in found and name in last and not _has(graph, name):
+            del found[into]
+            unmatched.append((into, f"{name} is folded into it"))
         if name not in last:
-            into = torch_side.folded.get(name)
             # the graph's tensor is this module's output now (unless it passed its input on, as dropout does)
             if into in found and not np.array_equal(reference[name], reference[into]):
                 found[name] = Match(name, found[into].node, found.pop(into).tensor)
@@ -389,6 +399,12 @@ def _one_frame_each(samples: Sequence[Sample], part: Part) -> Iterator[Sample]:
 
 def _named(calls: Sequence[Mapping[str, Array]]) -> Iterator[Sample]:
     yield from (Sample(f"video, call {index}", inputs, {}) for index, inputs in enumerate(calls))
+
+
+def _has(graph: onnx.ModelProto, batch_norm: str) -> bool:
+    return any(
+        node.op_type == "BatchNormalization" and node.name.startswith(f"{batch_norm}/") for node in graph.graph.node
+    )
 
 
 def _tensor(node: onnx.NodeProto) -> str:

@@ -6,6 +6,7 @@ which also keeps TensorRT from fusing across it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from vtn_export.deps import require
+from vtn_export.deps import is_installed, require
 from vtn_export.evaluate.forms import Form, typed_model
 from vtn_export.runtime.golden import bundle_samples
 from vtn_export.spec import Array, Part
@@ -21,25 +22,34 @@ from vtn_export.trt import typed
 from vtn_export.trt.gpu import require_gpu
 
 
+def _choose_flavor() -> None:
+    """Polygraphy takes TensorRT-RTX only if it is told before its first import."""
+    if is_installed("tensorrt_rtx") and not is_installed("tensorrt"):
+        os.environ.setdefault("POLYGRAPHY_USE_TENSORRT_RTX", "1")
+    require("polygraphy")
+
+
+def marked_network(model: onnx.ModelProto, outputs: Sequence[str]) -> Any:
+    """A Polygraphy loader of the network with these tensors as its outputs."""
+    _choose_flavor()
+    from polygraphy.backend.trt import ModifyNetworkOutputs, NetworkFromOnnxBytes
+
+    return ModifyNetworkOutputs(
+        NetworkFromOnnxBytes(model.SerializeToString(), strongly_typed=True), outputs=list(outputs)
+    )
+
+
 def marked_engine(
     model: onnx.ModelProto, outputs: Sequence[str], shapes: Mapping[str, tuple[Sequence[int], Sequence[int]]]
 ) -> Any:
-    """A Polygraphy loader of the engine. shapes: input → (smallest, largest). The loader is called to build."""
-    require("polygraphy")
-    from polygraphy.backend.trt import (
-        CreateConfig,
-        EngineFromNetwork,
-        ModifyNetworkOutputs,
-        NetworkFromOnnxBytes,
-        Profile,
-    )
+    """A Polygraphy loader of the engine's bytes, built when it is called. shapes: input → (smallest, largest)."""
+    _choose_flavor()
+    from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, Profile
 
     profile = Profile()
     for name, (low, high) in shapes.items():
         profile.add(name, min=tuple(low), opt=tuple(high), max=tuple(high))
-    network = NetworkFromOnnxBytes(model.SerializeToString(), strongly_typed=True)
-    marked = ModifyNetworkOutputs(network, outputs=list(outputs))
-    return EngineFromNetwork(marked, config=CreateConfig(profiles=[profile]))
+    return EngineBytesFromNetwork(marked_network(model, outputs), config=CreateConfig(profiles=[profile]))
 
 
 @contextmanager
@@ -48,10 +58,11 @@ def engine_tensors(
 ) -> Iterator[Callable[[Mapping[str, Array]], dict[str, Array]]]:
     """Runs the marked engine. Raises GpuError, MissingDependencyError."""
     require_gpu()
-    from polygraphy.backend.trt import TrtRunner
+    from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
     model = engine_graph(form, part)
-    with TrtRunner(marked_engine(model, tensors, golden_shapes(form, part))) as runner:
+    engine = EngineFromBytes(marked_engine(model, tensors, golden_shapes(form, part)))
+    with TrtRunner(engine) as runner:
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
             outputs = runner.infer(dict(inputs))
@@ -62,9 +73,9 @@ def engine_tensors(
 
 def engine_graph(form: Form, part: Part) -> onnx.ModelProto:
     """The typed graph that the engine of this form is built from (the portable form)."""
-    if form.precision == form.bundle.manifest.precision:
+    if form.precision(part) == form.bundle.manifest.precision:
         return typed.load(form.bundle.graph_path(part))
-    return typed_model(form.bundle, part, form.precision)
+    return typed_model(form.bundle, part, form.precision(part))
 
 
 def golden_shapes(form: Form, part: Part) -> dict[str, tuple[list[int], list[int]]]:
