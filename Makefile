@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines gpu-check bench clean
+.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines test-validate gpu-check bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,11 +58,18 @@ test-cuda12: $(TEST_STAMP) ## The plugin's sources compiled for SM 8.7 with CUDA
 test-engines: $(TEST_STAMP) ## The large models' engines (minutes)
 	$(BIN)/python -m pytest -m slow tests/trt
 
+test-validate: $(TEST_STAMP) ## validate on further backbones, --bisect for bf16 (minutes)
+	$(BIN)/python -m pytest -m slow tests/evaluate/test_validate.py tests/evaluate/test_bisect.py
+
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)
 
-bench: $(TEST_STAMP) ## Measure; results go to benchmarks/results and benchmarks/README.md
+bench: $(TEST_STAMP) ## Measure against peers (25 quiet minutes); results, tables, plots: benchmarks/
 	$(BIN)/python benchmarks/temporal.py
+	$(BIN)/python benchmarks/temporal_peers.py
+	$(BIN)/python benchmarks/whole_video.py
+	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/command_line.py
 
 clean: ## Remove what the targets made (not the environment)
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
