@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines test-validate gpu-check bench clean
+.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate gpu-check bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,7 @@ $(TEST_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@echo "installing packages (PyTorch is several GB: minutes)"
 	$(PIP) --constraint .ci/constraints.txt --editable '.[test,rtx]'
 	$(PIP) --no-deps kernel-lens==2.0.1  # TensorRT's C++ headers; nothing else of it is used
+	$(PIP) --no-deps nvidia-pytriton==0.7.0  # the tritonserver program; its own pins are not wanted here
 	@touch $@ $(DEMO_STAMP)
 
 demo: $(DEMO_STAMP) ## Export a small VTN, validate it, classify a real video in three ways
@@ -60,6 +61,12 @@ test-engines: $(TEST_STAMP) ## The large models' engines (minutes)
 
 test-validate: $(TEST_STAMP) ## validate on further backbones, --bisect for bf16 (minutes)
 	$(BIN)/python -m pytest -m slow tests/evaluate/test_validate.py tests/evaluate/test_bisect.py
+
+test-batch: $(TEST_STAMP) ## Batch runs with everything killed, here and on Ray; memory over 100,000 inputs (10 minutes)
+	$(BIN)/python -m pytest -m slow -s tests/batch
+
+test-triton: $(TEST_STAMP) ## 64 clients against the real tritonserver for five minutes
+	$(BIN)/python -m pytest -m slow -s tests/serve
 
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)
