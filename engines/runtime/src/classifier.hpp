@@ -1,0 +1,61 @@
+// One bundle's graphs, ready to run in one thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bundle.hpp"
+#include "executor.hpp"
+#include "preprocess/preprocess.hpp"
+#include "vtn/vtn.h"
+
+namespace vtn::detail {
+
+using MakeExecutor = std::function<std::unique_ptr<Executor>(const Bundle&, Part)>;
+
+// Frames whose shape and format were checked. Throws Error (shape) for what cannot be a frame.
+ImageView checked_view(const vtn_frame* frame);
+
+class Classifier {
+public:
+    Classifier(const std::string& bundle, const Options& options);             // throws Error
+    Classifier(Bundle bundle, std::string backend, const MakeExecutor& make);  // labels are read from the bundle
+    std::unique_ptr<Classifier> clone();
+
+    void full(const vtn_frame* frames, std::size_t count, const std::int64_t* index, float* logits, std::size_t size);
+    void chunked(const vtn_frame* frames, std::size_t count, const std::int64_t* index, int chunk, float* logits,
+                 std::size_t size);
+    void features(const vtn_frame* frames, std::size_t count, int chunk, float* features, std::size_t size);
+    void classify(const float* features, std::size_t count, const std::int64_t* index, float* logits, std::size_t size);
+
+    // One frame: into the graph's input type, and through the backbone.
+    void preprocess(const ImageView& image, void* out) { preprocessor_.run(image, out); }
+    void backbone(const void* frames, std::int64_t count, float* features);
+
+    const Manifest& manifest() const { return shared_->bundle.manifest; }
+    const std::vector<std::string>& labels() const { return shared_->labels; }
+    const std::string& backend() const { return shared_->backend; }
+    std::size_t frame_size() const { return frame_bytes(manifest().preprocessing, manifest().input_type); }
+
+private:
+    struct Shared {
+        Bundle bundle;
+        std::vector<std::string> labels;
+        std::string backend;
+        MakeExecutor make;
+    };
+    explicit Classifier(std::shared_ptr<const Shared> shared);
+    Executor& executor(Part part);
+    const std::int32_t* positions(const std::int64_t* index, std::size_t count);
+
+    std::shared_ptr<const Shared> shared_;
+    CpuPreprocessor preprocessor_;
+    std::unique_ptr<Executor> executors_[3];
+    std::vector<std::uint8_t> pixels_;
+    std::vector<float> features_;
+    std::vector<std::int32_t> positions_;
+};
+
+}  // namespace vtn::detail

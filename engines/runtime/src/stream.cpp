@@ -1,0 +1,222 @@
+#include "stream.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "error.hpp"
+
+namespace vtn::detail {
+namespace {
+
+constexpr int kMaxWindow = 1 << 16, kMaxQueue = 4096;
+
+StreamOptions checked(StreamOptions options, const Manifest& manifest) {
+    if (options.window == 0) options.window = manifest.preprocessing.num_frames;
+    const auto within = [](const char* what, int got, int low, int high) {
+        if (got < low || got > high) {
+            throw Error(VTN_ERROR_USAGE, std::string(what) + ": got " + std::to_string(got) + ", expected " +
+                                             std::to_string(low) + ".." + std::to_string(high));
+        }
+    };
+    within("window", options.window, 1, kMaxWindow);
+    within("stride", options.stride, 1, options.window);
+    if (options.queue == 0) options.queue = std::min(options.stride, kMaxQueue);
+    within("queue", options.queue, 1, kMaxQueue);
+    if (!(options.deadline >= 0)) throw Error(VTN_ERROR_USAGE, "deadline: expected seconds, 0 or more");
+    return options;
+}
+
+}  // namespace
+
+Ring::Ring(std::size_t window, std::size_t width)
+    : window_(window), width_(width), features_(window * width), index_(window) {}
+
+float* Ring::next(std::int64_t index) {
+    std::size_t at = (start_ + count_) % window_;
+    if (count_ == window_) {
+        start_ = (start_ + 1) % window_;  // over the oldest
+    } else {
+        ++count_;
+    }
+    index_[at] = index;
+    return features_.data() + at * width_;
+}
+
+void Ring::copy(float* features, std::int64_t* index) const {
+    const std::size_t head = std::min(count_, window_ - start_), tail = count_ - head;
+    std::copy_n(features_.data() + start_ * width_, head * width_, features);
+    std::copy_n(features_.data(), tail * width_, features + head * width_);
+    std::copy_n(index_.data() + start_, head, index);
+    std::copy_n(index_.data(), tail, index + head);
+}
+
+Stream::Stream(std::unique_ptr<Classifier> classifier, const StreamOptions& options)
+    : classifier_(std::move(classifier)),
+      incoming_(classifier_->manifest().preprocessing, classifier_->manifest().input_type),
+      options_(checked(options, classifier_->manifest())),
+      ring_(std::size_t(options_.window), std::size_t(classifier_->manifest().feature_dim)),
+      window_(std::size_t(options_.window) * classifier_->manifest().feature_dim),
+      window_index_(std::size_t(options_.window)),
+      pixels_(classifier_->frame_size()) {
+    result_.logits.resize(std::size_t(num_classes()));
+    published_.logits.resize(std::size_t(num_classes()));
+    slots_.resize(std::size_t(options_.queue));
+    for (Slot& slot : slots_) slot.pixels.resize(classifier_->frame_size());
+    working_.pixels.resize(classifier_->frame_size());
+    staged_.pixels.resize(classifier_->frame_size());
+}
+
+Stream::~Stream() {
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        stop_ = true;
+    }
+    filled_.notify_all();
+    freed_.notify_all();
+    resulted_.notify_all();
+    if (thread_.joinable()) thread_.join();
+}
+
+std::int64_t Stream::checked_index(std::int64_t index) const {
+    if (index == -1) return newest_ + 1;
+    if (index <= newest_) {
+        throw Error(VTN_ERROR_USAGE, "frame_index: got " + std::to_string(index) + ", expected more than " +
+                                         std::to_string(newest_) + ", the newest frame's; reset() starts a new video");
+    }
+    return index;
+}
+
+// A frame's pixels through the backbone into the ring; true when result_ is new.
+bool Stream::take(const void* pixels, std::int64_t index, Clock::time_point arrived) {
+    classifier_->backbone(pixels, 1, window_.data());  // the ring changes only when that went well
+    std::memcpy(ring_.next(index), window_.data(), std::size_t(classifier_->manifest().feature_dim) * sizeof(float));
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        ++counters_.frames;
+    }
+    if (++since_ < options_.stride) return false;
+    since_ = 0;
+    ring_.copy(window_.data(), window_index_.data());
+    classifier_->classify(window_.data(), ring_.size(), window_index_.data(), result_.logits.data(),
+                          result_.logits.size());
+    result_.frame_index = index;
+    result_.frames = static_cast<int>(ring_.size());
+    result_.latency = std::chrono::duration<double>(Clock::now() - arrived).count();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++counters_.results;
+    if (options_.deadline > 0 && result_.latency > options_.deadline) ++counters_.late;
+    return true;
+}
+
+const Result* Stream::push(const ImageView& image, std::int64_t index) {
+    if (thread_.joinable()) {
+        throw Error(VTN_ERROR_USAGE, "push: this stream has a queue in use; offer its frames, or open another stream");
+    }
+    const auto arrived = Clock::now();
+    const std::int64_t at = checked_index(index);
+    classifier_->preprocess(image, pixels_.data());
+    const bool ready = take(pixels_.data(), at, arrived);
+    newest_ = at;
+    return ready ? &result_ : nullptr;
+}
+
+bool Stream::offer(const ImageView& image, std::int64_t index) {
+    const std::lock_guard<std::mutex> one(offering_);
+    const auto arrived = Clock::now();
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (failure_ != nullptr) std::rethrow_exception(failure_);
+    const std::int64_t at = checked_index(index);
+    if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+    newest_ = at;
+    if (waiting_ == slots_.size() && options_.policy == Policy::drop_newest) {
+        ++counters_.dropped;
+        return false;
+    }
+    lock.unlock();  // the pixels are made without holding up the worker
+    incoming_.run(image, staged_.pixels.data());
+    staged_.index = at, staged_.arrived = arrived;
+    lock.lock();
+    if (options_.policy == Policy::block) {
+        freed_.wait(lock, [this] { return waiting_ < slots_.size() || stop_ || failure_ != nullptr; });
+        if (failure_ != nullptr) std::rethrow_exception(failure_);
+        if (stop_) return false;
+    }
+    if (waiting_ == slots_.size()) {
+        first_ = (first_ + 1) % slots_.size();
+        --waiting_;
+        ++counters_.dropped;
+    }
+    std::swap(slots_[(first_ + waiting_) % slots_.size()], staged_);
+    ++waiting_;
+    filled_.notify_one();
+    return true;
+}
+
+void Stream::work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+        filled_.wait(lock, [this] { return waiting_ > 0 || stop_; });
+        if (stop_) return;
+        std::swap(working_, slots_[first_]);
+        first_ = (first_ + 1) % slots_.size();
+        --waiting_;
+        busy_ = true;
+        freed_.notify_all();
+        lock.unlock();
+        bool ready = false;
+        std::exception_ptr failure;
+        try {
+            ready = take(working_.pixels.data(), working_.index, working_.arrived);
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        lock.lock();
+        busy_ = false;
+        if (ready) {
+            std::swap(published_, result_);
+            fresh_ = true;
+        }
+        if (failure != nullptr) failure_ = failure;
+        freed_.notify_all();
+        resulted_.notify_all();
+        if (failure != nullptr) {
+            // waits for reset() or the end
+            filled_.wait(lock, [this] { return failure_ == nullptr || stop_; });
+        }
+    }
+}
+
+bool Stream::poll(double timeout, Result& result) {
+    if (!(timeout >= 0)) throw Error(VTN_ERROR_USAGE, "timeout: expected seconds, 0 or more");
+    const auto limit = std::chrono::duration<double>(std::min(timeout, 1e6));
+    std::unique_lock<std::mutex> lock(mutex_);
+    resulted_.wait_for(lock, limit, [this] { return fresh_ || failure_ != nullptr || stop_; });
+    if (fresh_) {
+        fresh_ = false;
+        result = published_;
+        return true;
+    }
+    if (failure_ != nullptr) std::rethrow_exception(failure_);
+    return false;
+}
+
+void Stream::reset() {
+    const std::lock_guard<std::mutex> one(offering_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    waiting_ = 0;
+    freed_.wait(lock, [this] { return !busy_; });
+    ring_.clear();
+    since_ = 0;
+    newest_ = -1;
+    fresh_ = false;
+    failure_ = nullptr;
+    filled_.notify_all();
+}
+
+Counters Stream::counters() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return counters_;
+}
+
+}  // namespace vtn::detail

@@ -1,0 +1,348 @@
+// TensorRT engines. One engine for all clones; a context, stream, buffers and CUDA graphs for each.
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "cuda_library.hpp"
+#include "engine_record.hpp"
+#include "error.hpp"
+#include "executor.hpp"
+
+namespace vtn::detail {
+namespace {
+
+#if defined(TRT_MAJOR_ENTERPRISE)
+constexpr int kMajor = TRT_MAJOR_ENTERPRISE;
+#else
+constexpr int kMajor = NV_TENSORRT_MAJOR;
+#endif
+constexpr int kWarmUpRuns = 2;  // before a shape's graph is captured: the first ones allocate and choose kernels
+constexpr std::size_t kMaxGraphs = 8;
+
+void check_cuda(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    const bool none = status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver;
+    if (none) {
+        throw Error(VTN_ERROR_GPU, std::string("no NVIDIA GPU answers (") + what + ": " + cudaGetErrorName(status) +
+                                       "); run this on the machine with the GPU");
+    }
+    throw Error(VTN_ERROR_BACKEND, std::string("trt: ") + what + ": " + cudaGetErrorName(status));
+}
+
+class Logger final : public nvinfer1::ILogger {
+public:
+    void log(Severity severity, const char* message) noexcept override {
+        if (severity > Severity::kERROR || message == nullptr) return;
+        try {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            last_.assign(message, strnlen(message, 300));
+        } catch (...) {  // no memory for the message
+        }
+    }
+    std::string last() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return last_.empty() ? "no reason given" : last_;
+    }
+
+private:
+    std::mutex mutex_;
+    std::string last_;
+};
+
+// Destroyed from the last to the first: the engine before its runtime, that before the library and the logger.
+struct Engine {
+    Logger logger;
+    std::shared_ptr<TensorRtLibrary> library;
+    std::unique_ptr<nvinfer1::IRuntime> runtime;
+    std::unique_ptr<nvinfer1::ICudaEngine> engine;
+    EngineRecord record;
+    bool integrated = false;
+};
+
+// Host memory that the device sees: the same on an integrated GPU, a pinned and a device part on a discrete one.
+struct Buffer {
+    void* host = nullptr;
+    void* device = nullptr;
+    std::size_t size = 0;
+    bool mapped = false;
+
+    void allocate(std::size_t bytes, bool map) {
+        free();
+        check_cuda(cudaHostAlloc(&host, bytes, map ? cudaHostAllocMapped : cudaHostAllocDefault), "cudaHostAlloc");
+        mapped = map;
+        if (map) {
+            check_cuda(cudaHostGetDevicePointer(&device, host, 0), "cudaHostGetDevicePointer");
+        } else {
+            check_cuda(cudaMalloc(&device, bytes), "cudaMalloc");
+        }
+        size = bytes;
+    }
+    void free() {
+        if (device != nullptr && !mapped) cudaFree(device);
+        if (host != nullptr) cudaFreeHost(host);
+        host = device = nullptr, size = 0;
+    }
+};
+
+class TensorRt final : public Executor {
+public:
+    TensorRt(std::shared_ptr<Engine> engine, const Manifest& manifest, Part part)
+        : engine_(std::move(engine)), part_(part), manifest_(manifest) {
+        context_.reset(engine_->engine->createExecutionContext());
+        if (context_ == nullptr) {
+            throw Error(VTN_ERROR_BACKEND,
+                        "trt: no execution context could be made; most likely the GPU's memory is full");
+        }
+        check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    }
+
+    ~TensorRt() override {
+        forget_graphs();
+        for (auto& entry : buffers_) entry.second.free();
+        context_.reset();  // before its engine
+        if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    }
+
+    void run(const Inputs& inputs, float* output, std::size_t output_size) override {
+        choose_profile(inputs.count);
+        if (inputs.count != count_) set_shapes(inputs.count, output_size * sizeof(float));
+        const std::int32_t length = static_cast<std::int32_t>(inputs.count);
+        for (auto& [name, buffer] : buffers_) {
+            const void* from = name == "frames"                                ? inputs.frames
+                               : name == "features" && part_ == Part::temporal ? inputs.features
+                               : name == "frame_index" ? static_cast<const void*>(inputs.frame_index)
+                               : name == "lengths"     ? &length
+                                                       : nullptr;
+            if (from != nullptr) std::memcpy(buffer.host, from, sizes_.at(name));
+        }
+        if (cudaGraphExec_t graph = graph_for(inputs.count)) {
+            check_cuda(cudaGraphLaunch(graph, stream_), "cudaGraphLaunch");
+        } else {
+            enqueue();
+        }
+        check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+        ++runs_[inputs.count];
+        std::memcpy(output, buffers_.at(result_name()).host, output_size * sizeof(float));
+    }
+
+    std::unique_ptr<Executor> clone() const override { return std::make_unique<TensorRt>(engine_, manifest_, part_); }
+
+private:
+    const char* result_name() const { return part_ == Part::backbone ? "features" : "logits"; }
+    const char* axis() const { return part_ == Part::backbone ? "chunk" : "frames"; }
+
+    void choose_profile(std::int64_t count) {
+        const auto& profiles = engine_->record.profiles;
+        const auto fits = [&](std::size_t i) {
+            const auto range = profiles[i].find(axis());
+            const auto batch = profiles[i].find("batch");
+            return range != profiles[i].end() && range->second.min <= count && count <= range->second.max &&
+                   (batch == profiles[i].end() || batch->second.min <= 1);
+        };
+        if (profile_ >= 0 && fits(std::size_t(profile_))) return;
+        int best = -1;
+        std::string ranges;
+        for (std::size_t i = 0; i < profiles.size(); ++i) {
+            const auto range = profiles[i].find(axis());
+            if (range == profiles[i].end()) continue;
+            ranges += (ranges.empty() ? "" : " or ") + std::to_string(range->second.min) + ".." +
+                      std::to_string(range->second.max);
+            const auto distance = [&](int p) { return std::abs(profiles[std::size_t(p)].at(axis()).best - count); };
+            if (fits(i) && (best < 0 || distance(int(i)) < distance(best))) best = int(i);
+        }
+        if (best < 0) {
+            throw Error(VTN_ERROR_SHAPE, std::string(axis()) + ": got " + std::to_string(count) +
+                                             ", the engine takes " + ranges + "; rebuild with --" + axis() +
+                                             " MIN:OPT:MAX");
+        }
+        if (!context_->setOptimizationProfileAsync(best, stream_)) {
+            throw Error(VTN_ERROR_BACKEND, "trt: profile " + std::to_string(best) + " could not be set");
+        }
+        check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+        profile_ = best, count_ = -1;
+        forget_graphs();
+    }
+
+    void set_shapes(std::int64_t count, std::size_t output_bytes) {
+        count_ = -1;  // stands again when all of it is set
+        for (const TensorSpec& spec : manifest_.graphs.at(part_).inputs) {
+            nvinfer1::Dims dims{};
+            dims.nbDims = static_cast<std::int32_t>(spec.shape.size());
+            std::size_t bytes = spec.dtype == "uint8" ? 1 : 4;
+            for (std::size_t i = 0; i < spec.shape.size(); ++i) {
+                dims.d[i] = spec.shape[i] >= 0 ? spec.shape[i] : spec.axes[i] == "batch" ? 1 : count;
+                bytes *= std::size_t(dims.d[i]);
+            }
+            if (!context_->setInputShape(spec.name.c_str(), dims)) {
+                throw Error(VTN_ERROR_BACKEND,
+                            "trt: " + spec.name + ": the context refused the shape (" + engine_->logger.last() + ")");
+            }
+            bind(spec.name, bytes);
+        }
+        const nvinfer1::Dims shape = context_->getTensorShape(result_name());
+        std::int64_t total = sizeof(float);
+        for (int i = 0; i < shape.nbDims; ++i) total *= shape.d[i];
+        if (shape.nbDims != 2 || total != std::int64_t(output_bytes)) {
+            throw Error(VTN_ERROR_BACKEND, std::string("trt: ") + result_name() + ": an output of another shape");
+        }
+        bind(result_name(), output_bytes);
+        count_ = count;
+    }
+
+    void bind(const std::string& name, std::size_t bytes) {
+        Buffer& buffer = buffers_[name];
+        if (buffer.size < bytes) {
+            forget_graphs();  // they know the old address
+            buffer.allocate(bytes, engine_->integrated);
+        }
+        sizes_[name] = bytes;
+        if (!context_->setTensorAddress(name.c_str(), buffer.device)) {
+            throw Error(VTN_ERROR_BACKEND, "trt: " + name + ": the context refused its address");
+        }
+    }
+
+    void enqueue() {
+        for (const TensorSpec& spec : manifest_.graphs.at(part_).inputs) {
+            const Buffer& buffer = buffers_.at(spec.name);
+            if (buffer.mapped) continue;
+            check_cuda(
+                cudaMemcpyAsync(buffer.device, buffer.host, sizes_.at(spec.name), cudaMemcpyHostToDevice, stream_),
+                "cudaMemcpyAsync");
+        }
+        if (!context_->enqueueV3(stream_)) {
+            throw Error(VTN_ERROR_BACKEND, "trt: the engine could not be enqueued (" + engine_->logger.last() + ")");
+        }
+        const Buffer& result = buffers_.at(result_name());
+        if (!result.mapped) {
+            check_cuda(
+                cudaMemcpyAsync(result.host, result.device, sizes_.at(result_name()), cudaMemcpyDeviceToHost, stream_),
+                "cudaMemcpyAsync");
+        }
+    }
+
+    // The shape's graph, captured once it is warm; null before that, or where it cannot be captured.
+    cudaGraphExec_t graph_for(std::int64_t count) {
+        const auto known = graphs_.find(count);
+        if (known != graphs_.end()) return known->second;
+        if (runs_[count] < kWarmUpRuns || graphs_.size() >= kMaxGraphs) return nullptr;
+        cudaGraph_t graph = nullptr;
+        cudaGraphExec_t ready = nullptr;
+        if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+            bool whole = true;
+            try {
+                enqueue();
+            } catch (const Error&) {
+                whole = false;
+            }
+            if (cudaStreamEndCapture(stream_, &graph) != cudaSuccess || !whole ||
+                cudaGraphInstantiate(&ready, graph, 0) != cudaSuccess) {
+                ready = nullptr;
+            }
+        }
+        if (graph != nullptr) cudaGraphDestroy(graph);
+        cudaGetLastError();  // a failed capture is no failed run
+        return graphs_[count] = ready;
+    }
+
+    void forget_graphs() {
+        for (const auto& entry : graphs_) {
+            if (entry.second != nullptr) cudaGraphExecDestroy(entry.second);
+        }
+        graphs_.clear();
+        runs_.clear();
+    }
+
+    std::shared_ptr<Engine> engine_;
+    Part part_;
+    Manifest manifest_;
+    std::unique_ptr<nvinfer1::IExecutionContext> context_;
+    cudaStream_t stream_ = nullptr;
+    std::map<std::string, Buffer> buffers_;
+    std::map<std::string, std::size_t> sizes_;
+    std::map<std::int64_t, cudaGraphExec_t> graphs_;
+    std::map<std::int64_t, int> runs_;
+    std::int64_t count_ = -1;
+    int profile_ = -1;
+};
+
+}  // namespace
+
+std::shared_ptr<TensorRtLibrary> TensorRtLibrary::open(const std::string& path) {
+    const std::string name = path.empty() ? "libnvinfer.so." + std::to_string(kMajor) : path;
+    auto library = std::make_shared<TensorRtLibrary>();
+    library->handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (library->handle_ == nullptr) {
+        throw Error(VTN_ERROR_BACKEND, "tensorrt: " + name + " cannot be loaded (" + dlerror() +
+                                           "); install TensorRT " + std::to_string(kMajor) +
+                                           ", or name the library in tensorrt_library");
+    }
+    const auto version = reinterpret_cast<std::int32_t (*)()>(dlsym(library->handle_, "getInferLibVersion"));
+    library->create_ =
+        reinterpret_cast<void* (*)(void*, std::int32_t)>(dlsym(library->handle_, "createInferRuntime_INTERNAL"));
+    if (version == nullptr || library->create_ == nullptr) {
+        throw Error(VTN_ERROR_BACKEND, "tensorrt: " + name + " is no TensorRT library (it lacks " +
+                                           (version == nullptr ? "getInferLibVersion" : "createInferRuntime_INTERNAL") +
+                                           "); expected libnvinfer.so." + std::to_string(kMajor));
+    }
+    const int number = version();  // major · 10000 + minor · 100 + patch, from 10.0 on
+    const int major = number / 10000;
+    library->version =
+        std::to_string(major) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
+    if (major != kMajor) {
+        throw Error(VTN_ERROR_BACKEND, "tensorrt: " + name + ": got TensorRT " + library->version + ", expected " +
+                                           std::to_string(kMajor) + ".x, whose headers this libvtn was built with");
+    }
+    return library;
+}
+
+TensorRtLibrary::~TensorRtLibrary() {
+    if (handle_ != nullptr) dlclose(handle_);
+}
+
+nvinfer1::IRuntime* TensorRtLibrary::runtime(nvinfer1::ILogger& logger) const {
+    return static_cast<nvinfer1::IRuntime*>(create_(&logger, NV_TENSORRT_VERSION));
+}
+
+bool has_tensorrt() {
+    return true;
+}
+
+std::unique_ptr<Executor> make_tensorrt(const Bundle& bundle, Part part, const Options& options) {
+    bundle.graph(part);
+    auto engine = std::make_shared<Engine>();
+    engine->library = TensorRtLibrary::open(options.tensorrt_library);
+    int count = 0;
+    check_cuda(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+    if (count < 1) check_cuda(cudaErrorNoDevice, "cudaGetDeviceCount");
+    cudaDeviceProp properties{};
+    check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    engine->integrated = properties.integrated != 0;
+    const Machine machine{properties.name, std::to_string(properties.major) + "." + std::to_string(properties.minor),
+                          engine->library->version};
+    const PluginFile plugin = find_plugin(bundle, options.plugin_library, machine.compute_capability);
+    Found found = find_engine(bundle, part, machine, plugin.path, plugin.sha256);
+    engine->record = std::move(found.record);
+    engine->runtime.reset(engine->library->runtime(engine->logger));
+    if (engine->runtime == nullptr) {
+        throw Error(VTN_ERROR_BACKEND, "trt: no runtime could be made (" + engine->logger.last() + ")");
+    }
+    nvinfer1::IPluginRegistry& registry = engine->runtime->getPluginRegistry();
+    // One library for all engines of the process: a second load would register the creator twice.
+    if (!engine->record.plugin_sha256.empty() && registry.getCreator("SlidingWindowAttention", "1", "vtn") == nullptr &&
+        registry.loadLibrary(plugin.path.c_str()) == nullptr) {
+        throw Error(VTN_ERROR_PLUGIN, plugin.path + ": TensorRT does not load it (" + engine->logger.last() + ")");
+    }
+    engine->engine.reset(engine->runtime->deserializeCudaEngine(found.bytes.data(), found.bytes.size()));
+    if (engine->engine == nullptr) {
+        throw Error(VTN_ERROR_ENGINE, "engine " + engine->record.name + ": not taken by tensorrt: " +
+                                          engine->logger.last() + "; rebuild it: " + engine->record.command);
+    }
+    return std::make_unique<TensorRt>(std::move(engine), bundle.manifest, part);
+}
+
+}  // namespace vtn::detail
