@@ -16,8 +16,9 @@ from vtn_export.errors import VtnError
 from vtn_export.spec import Array, Preprocessing
 from vtn_export.video import ClipReader
 
-# enough that one bad moment of the machine loses nothing, few enough that a video that kills its reader ends
-ATTEMPTS = 3
+# enough that a bad hour of the machine loses nothing, few enough that a video that kills its reader ends
+ATTEMPTS = 5
+STARTS = 50  # of processes that died before they opened the video: nothing of the video's, but it must end too
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,18 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The process has taken the video up."""
+
+
+@dataclass(frozen=True)
 class Died:
-    """The process went away in the middle of a video."""
+    """The process went away, in the middle of the video or before it had begun."""
+
+    begun: bool
 
 
-Event = Frames | Ended | Failed | Died
+Event = Begun | Frames | Ended | Failed | Died
 Decoder = Callable[[str, DecodeSettings], Iterator[Event]]
 
 
@@ -87,6 +95,7 @@ def _work(pipe: Connection, decoder: Decoder, settings: DecodeSettings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
         while (path := pipe.recv()) is not None:
+            pipe.send(Begun())
             for event in decoder(path, settings):
                 pipe.send(event)  # blocks while the model is behind: that is what bounds memory
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -151,7 +160,8 @@ class DecodePool:
                 event = slot.pipe.recv()
             except Exception:  # the end of the pipe, or half a message: whatever it is, the process is no use
                 slot.close()
-                self._slots[number], event = self._start(), Died()
+                self._slots[number], event = self._start(), Died(slot.begun)
+            slot.begun = isinstance(event, (Begun, Frames))
             if isinstance(event, (Ended, Failed)):
                 slot.name = None
             found.append((name, event))
@@ -173,6 +183,7 @@ class _Slot:
     process: Any
     pipe: Connection
     name: str | None = None
+    begun: bool = False
 
     def close(self) -> None:
         self.pipe.close()

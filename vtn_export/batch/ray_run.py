@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -46,10 +47,19 @@ def connect(address: str) -> None:
             except ConnectionError:
                 ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         else:
+            _require_answer(address)
             ray.init(address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray's own errors have no common base
         text = " ".join(str(error).split())[:160]
         raise BackendError(f"--ray {address}: no cluster answers ({text}); start one with `ray start --head`") from None
+
+
+def _require_answer(address: str) -> None:
+    """Raise OSError or ValueError unless something listens there: Ray itself ends the process when nothing does."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        raise ValueError("expected `auto` or HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _Decode:

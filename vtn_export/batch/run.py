@@ -9,6 +9,8 @@ from pathlib import Path
 from vtn_export.backends import Backend, Sessions, require_artefacts
 from vtn_export.batch.decode import (
     ATTEMPTS,
+    STARTS,
+    Begun,
     DecodePool,
     Decoder,
     DecodeSettings,
@@ -148,7 +150,7 @@ def _outcomes(
 def classify_videos(todo: Iterator[tuple[str, str]], pool: DecodePool, stage: Stage) -> Iterator[Outcome]:
     """Outcomes of (name, path) pairs, as they complete."""
     paths: dict[str, str] = {}  # of the videos under way
-    deaths: dict[str, int] = {}
+    deaths: dict[str, int] = {}  # in parts of the most there may be: ATTEMPTS · STARTS
     again: list[str] = []
     todo = iter(todo)
     while True:
@@ -167,6 +169,8 @@ def classify_videos(todo: Iterator[tuple[str, str]], pool: DecodePool, stage: St
             if isinstance(event, Frames):
                 yield from stage.feed(name, event.frames, event.frame_index)
                 continue
+            if isinstance(event, Begun):
+                continue
             if isinstance(event, Ended):
                 yield from stage.end(name, event.content_sha256, event.seconds)
             elif isinstance(event, Failed):
@@ -174,8 +178,8 @@ def classify_videos(todo: Iterator[tuple[str, str]], pool: DecodePool, stage: St
                 yield Outcome(name, event.content_sha256, error=event.error)
             elif isinstance(event, Died):
                 stage.drop(name)
-                deaths[name] = deaths.get(name, 0) + 1
-                if deaths[name] < ATTEMPTS:
+                deaths[name] = deaths.get(name, 0) + (STARTS if event.begun else ATTEMPTS)
+                if deaths[name] < ATTEMPTS * STARTS:
                     again.append(name)
                     continue
                 yield Outcome(name, error=f"video {name}: its decoder died {ATTEMPTS} times (killed, or out of memory)")

@@ -57,6 +57,18 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([_tensor(name, value) for name, value in answer.items()])
 
 
+_report = sys.unraisablehook
+
+
+def _report_all_but_one(unraisable: Any) -> None:
+    """Triton renames a consumed capsule to a name of its own, at which NumPy's destructor complains; it frees it right."""
+    if "PyCapsule_GetPointer called with incorrect name" not in str(unraisable.exc_value):
+        _report(unraisable)
+
+
+sys.unraisablehook = _report_all_but_one
+
+
 # Both ways by DLPack. A Python backend built for NumPy 1 (25.08 is) reads an item's size from where NumPy 2 no longer
 # keeps it: as_numpy() then repeats the first number, and an output has 0 bytes. DLPack asks NumPy for nothing.
 def _array(tensor: Any) -> Any:

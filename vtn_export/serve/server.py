@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from vtn_export.errors import BackendError, MissingDependencyError
+from vtn_export.errors import BackendError, MissingDependencyError, VtnError
 
 _STUB = "triton_python_backend_stub"
 
@@ -122,3 +122,24 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for item in sockets:
             item.close()
+
+
+def main() -> None:
+    """`python -m vtn_export.serve.server REPOSITORY`: serve until Ctrl-C."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m vtn_export.serve.server MODEL_REPOSITORY")
+    try:
+        with TritonServer(Path(sys.argv[1])) as server:
+            sys.stdout.write(f"http {server.http}, grpc {server.grpc}, metrics {server.metrics}; Ctrl-C ends it\n")
+            sys.stdout.flush()
+            assert server.process is not None
+            server.process.wait()
+    except VtnError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()
