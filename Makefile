@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate gpu-check bench clean
+.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ test-batch: $(TEST_STAMP) ## Batch runs with everything killed, here and on Ray;
 
 test-triton: $(TEST_STAMP) ## 64 clients against the real tritonserver for five minutes
 	$(BIN)/python -m pytest -m slow -s tests/serve
+
+test-benchmarks: $(TEST_STAMP) ## Every benchmark at its smallest size (minutes)
+	$(BIN)/python -m pytest -m slow tests/benchmarks
 
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)

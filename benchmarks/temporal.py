@@ -12,15 +12,12 @@ taken round by round. Writes benchmarks/results/temporal.json and the table in b
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -33,6 +30,7 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from protocol import THREADS, held, interleave, peak_of, ratios
 from tables import RESULTS, write_table
 
 from vtn_export.model.checkpoint import random_model
@@ -43,7 +41,6 @@ from vtn_export.runtime.session import OrtSession
 from vtn_export.spec import FEATURES, FRAME_INDEX, LENGTHS, LOGITS
 
 SCHEMA = 1
-THREADS = 2
 ROUNDS = {250: 25, 1024: 11, 4096: 5, 16384: 3}
 EXPORT_LIMIT = {"seconds": 60, "gigabytes": 4}
 
@@ -196,25 +193,6 @@ def _compare(model: VTN, peer: torch.nn.Module, session: OrtSession, frames: int
     }
 
 
-def interleave(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round; the order turns, so that none always follows the same."""
-    names = list(runs)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            time.sleep(0.02)  # the other runtime's threads stop spinning
-            start = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest of the ratios round by round; and that of the least disturbed times."""
-    values = sorted(a / b for a, b in zip(above, below, strict=True))
-    return {"median": median(values), "min": values[0], "max": values[-1], "best": min(above) / min(below)}
-
-
 def _gemm_session(model: VTN, frames: int) -> tuple[Any, dict[str, Any]]:
     """The matrix products of the exported encoder and nothing else, at one length.
 
@@ -301,19 +279,8 @@ def _run_and_peak(graph: Path, frames: int) -> int:
         session.run(None, {FEATURES: features, FRAME_INDEX: index, LENGTHS: np.array([count], np.int32)})
 
     run(1)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what loading has freed must not hide what the run takes
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    run(frames)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
+    before = held()
+    return peak_of(lambda: run(frames)) - before
 
 
 def _memory(graph: Path) -> dict[str, Any]:
