@@ -18,7 +18,8 @@ from tests.clihelp import Cli
 from tests.evaluate.bundles import changed, scale_weight, set_attribute
 from vtn_export.bundle import Bundle
 from vtn_export.evaluate.forms import Form
-from vtn_export.evaluate.layers import Outputs, compare_layers, match
+from vtn_export.evaluate.layer_match import Outputs, match
+from vtn_export.evaluate.layers import compare_layers
 from vtn_export.onnx.check import FP32_TOLERANCE
 from vtn_export.onnx.precision import max_of
 from vtn_export.runtime.golden import bundle_samples
