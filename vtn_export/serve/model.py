@@ -61,7 +61,7 @@ _report = sys.unraisablehook
 
 
 def _report_all_but_one(unraisable: Any) -> None:
-    """Triton renames a consumed capsule to a name of its own, at which NumPy's destructor complains; it frees it right."""
+    """Triton gives a consumed capsule a name of its own; NumPy complains of that, after all was freed."""
     if "PyCapsule_GetPointer called with incorrect name" not in str(unraisable.exc_value):
         _report(unraisable)
 
