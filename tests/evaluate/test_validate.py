@@ -202,7 +202,7 @@ def test_other_backbones(cli: Cli, tmp_path: Path, name: str) -> None:
         (("--atol", "-1"), errors.UsageError, "--atol"),
         (("--rtol", "nan"), errors.UsageError, "--rtol"),
         (("--top1", "1.5"), errors.UsageError, "from 0 to 1"),
-        (("--frames", "0"), errors.UsageError, "numbers of at least 1"),
+        (("--frames", "0"), errors.UsageError, "numbers from 1 to"),
         (("--frames", "3,all"), errors.UsageError, "3,all"),
         (("--frames", "3", "--against", "golden"), errors.UsageError, "--against FORM"),
         (("--videos", "no-such-folder"), errors.VideoError, "not a folder"),

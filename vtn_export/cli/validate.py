@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vtn_export.cli.console import Steps, note, print_json, print_table, progress_bar, reported
-from vtn_export.cli.options import DEFAULT_BUNDLE, RARE, BundleArgument, Checkpoint, Json, Threads, one_of
+from vtn_export.cli.options import DEFAULT_BUNDLE, RARE, BundleArgument, Checkpoint, Json, Threads, backend_of, one_of
 from vtn_export.errors import AccuracyError, UsageError, VideoError
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from vtn_export.evaluate.validate import Validation, Validator
 
 _GOLDEN = "golden"
+_MOST_FRAMES = 1 << 20
+_WIDE = 110  # columns; narrower terminals get the table without cosine and KL
 
 
 @reported
@@ -32,7 +37,7 @@ def command(
         typer.Option("--frames", help="Frame counts, e.g. 1,32,300: of each video (or `all`), else seeded samples."),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="ort, openvino, trt, torch; rewrite; fp16, bf16 (of an fp32 bundle).")
+        str, typer.Option("--backend", help="ort, openvino, trt, torch, auto; rewrite; fp16, bf16 (of an fp32 bundle).")
     ] = "ort",
     against: Annotated[
         str | None, typer.Option("--against", help="Another of these, or golden: PyTorch's stored outputs.")
@@ -60,7 +65,7 @@ def command(
     from vtn_export.evaluate.rule import Rule
     from vtn_export.evaluate.validate import Validation, Validator, live_reference
 
-    one_of(backend, FORMS, "--backend")
+    one_of(backend, (*FORMS, "auto"), "--backend")
     one_of(against or _GOLDEN, (*FORMS, _GOLDEN), "--against")
     rule = Rule(_tolerance(atol, "--atol"), _tolerance(rtol, "--rtol"), _tolerance(top1, "--top1", 1.0))
     counts = _counts(frames, video=video is not None or videos is not None)
@@ -69,6 +74,8 @@ def command(
     with steps("hashes"):
         opened.verify()
     manifest = opened.manifest
+    if backend == "auto":
+        backend = backend_of(backend, opened, threads=threads)
     with ExitStack() as stack:
         if bisect:
             backend = backend if backend != "ort" else "fp16"
@@ -90,7 +97,7 @@ def command(
                 stack.callback(live.close if live is not None else lambda: None)
             more = Validator(form, live, rule, step=steps)
             if video is not None or videos is not None:
-                _videos(found, more, video, videos, counts or [32])
+                _videos(found, more, video, videos, counts or [32], steps)
             elif counts:
                 for part in manifest.graphs:
                     found.checks += more.frames(part, [count for count in counts if count is not None])
@@ -108,7 +115,12 @@ def command(
 
 
 def _videos(
-    found: Validation, validator: Validator, video: Path | None, videos: Path | None, counts: list[int | None]
+    found: Validation,
+    validator: Validator,
+    video: Path | None,
+    videos: Path | None,
+    counts: list[int | None],
+    steps: Steps,
 ) -> None:
     from vtn_export.evaluate.videos import VideoValidator, videos_of
 
@@ -116,11 +128,11 @@ def _videos(
     paths += videos_of(videos) if videos is not None else []
     several = VideoValidator(validator, counts, skip_unreadable=videos is not None)
     for index, path in enumerate(paths, 1):
-        with (
-            validator.step(f"modes on {path.name}" + (f" ({index}/{len(paths)})" if len(paths) > 1 else "")),
-            progress_bar(path.name, None) as progress,
-        ):
+        # no spinner around it: two live displays would write over each other
+        with progress_bar(f"{path.name} ({index}/{len(paths)}), frames", None) as progress:
+            start = time.perf_counter()
             several.add(path, progress)
+            steps.seconds[f"modes on {path.name}"] = round(time.perf_counter() - start, 3)
     found.checks += several.checks()
     found.unreadable += several.unreadable
 
@@ -165,10 +177,10 @@ def _counts(frames: str | None, *, video: bool) -> list[int | None]:
     for word in frames.split(",") if frames is not None else []:
         if word == "all" and video:
             counts.append(None)
-        elif word.isdecimal() and 1 <= int(word) < 1 << 31:
+        elif word.isdecimal() and 1 <= int(word) <= _MOST_FRAMES:
             counts.append(int(word))
         else:
-            expected = "numbers of at least 1, comma between, or `all`" if video else "numbers of at least 1"
+            expected = f"numbers from 1 to {_MOST_FRAMES}, comma between" + (", or `all`" if video else "")
             raise UsageError(f"--frames: got {frames!r}, expected {expected}")
     return counts
 
@@ -182,20 +194,17 @@ def _tolerance(value: float | None, option: str, most: float = math.inf) -> floa
 def _print(found: Validation) -> None:
     how = f"{found.backend}, rounding copy" if found.emulated else found.backend
     title = f"{found.bundle}: {found.name}, {found.precision}, {how} against {found.against}"
-    rows = [
-        [
-            f"{check.part}: {check.output}" + (", seeded" if check.source == "frames" else ""),
-            f"{check.measured:.2e}",
-            f"{check.tolerance:.2e}",
-            f"{check.cosine:.6f}",
-            "" if check.top1 is None or check.top5 is None else f"{check.top1:.0%} {check.top5:.0%}",
-            "" if check.kl is None else f"{check.kl:.1e}",
-            check.worst_sample,
-            "ok" if check.passed else "FAIL",
-        ]
-        for check in found.checks
-    ]
-    columns = ["output", "error", "tolerance", "cosine", "top-1 -5", "KL", "worst sample", "verdict"]
+    wide = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= _WIDE
+    rows = []
+    for check in found.checks:
+        name = f"{check.part}: {check.output}" + (", seeded" if check.source == "frames" else "")
+        row = [name, f"{check.measured:.2e}", f"{check.tolerance:.2e}"]
+        row.append("" if check.top1 is None or check.top5 is None else f"{check.top1:.0%} {check.top5:.0%}")
+        if wide:
+            row += [f"{check.cosine:.6f}", "" if check.kl is None else f"{check.kl:.1e}"]
+        rows.append([*row, check.worst_sample, "ok" if check.passed else "FAIL"])
+    more = ["cosine", "KL"] if wide else []
+    columns = ["output", "error", "tolerance", "top-1 -5", *more, "worst sample", ""]
     if rows:
         print_table(title, columns, rows)
     for report in found.layers:

@@ -93,7 +93,7 @@ class Form:
         return self.name if self.name in TYPED else self.bundle.manifest.precision
 
     def __getitem__(self, part: Part) -> Session:
-        if self.name == REWRITE or self.name in TYPED:
+        if self.is_torch or self.name in TYPED:
             if part not in self._own:
                 self._own[part] = self._make(part)
             return self._own[part]
@@ -101,7 +101,7 @@ class Form:
 
     def _make(self, part: Part) -> Session:
         entry = self.bundle.graph(part)
-        if self.name == REWRITE:
+        if self.is_torch:
             require("torch")
             from vtn_export.model.torch_session import TorchSession
 
