@@ -86,7 +86,13 @@ def test_an_unknown_backend_names_those_there_are(cli: Cli, small_bundle: Path, 
     video = [shipped_clip()] if command in ("run", "features") else []
     result = cli(command, small_bundle, *video, "--backend", "cuda")
     assert result.code == 2
-    assert "ort, openvino, torch, trt, auto" in result.err
+    assert all(name in result.err for name in ("got 'cuda'", "ort, openvino, torch, trt", "auto"))
+
+
+def test_validate_takes_the_winner(cli: Cli, small_bundle: Path) -> None:
+    result = cli("validate", small_bundle, "--backend", "auto", "--threads", "1", "--json")
+    assert result.code == 0, result.err
+    assert result.json["backend"] in ("ort", "openvino") and "--backend auto" in result.err
 
 
 def test_a_choice_without_times_gives_its_reason() -> None:
