@@ -25,6 +25,7 @@ from vtn_export.batch.stage import Outcome, Stage
 from vtn_export.bundle import Bundle
 from vtn_export.deps import require
 from vtn_export.errors import BackendError
+from vtn_export.runtime.session import available_cpus
 
 # names of one Ray dataset: what the driver and the object store hold of the list at a time
 SEGMENT = 20_000
@@ -33,25 +34,33 @@ SEGMENT = 20_000
 MAX_ROW_FRAMES = 1024
 
 
-def connect(address: str) -> None:
+def connect(address: str, actors: int) -> None:
     """Join a cluster, or with `auto` the one that runs here, else start one. Raises BackendError and
     MissingDependencyError."""
     require("ray.data")
     ray = require("ray")
-    if ray.is_initialized():
-        return
     try:
-        if address == "auto":
+        if ray.is_initialized():
+            pass
+        elif address == "auto":
             try:
                 ray.init("auto", log_to_driver=False, logging_level="ERROR")
             except ConnectionError:
-                ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+                # sessions come on top of the decoders, as on one machine without Ray
+                processors = available_cpus() + actors
+                ray.init(num_cpus=processors, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         else:
             _require_answer(address)
             ray.init(address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray's own errors have no common base
         text = " ".join(str(error).split())[:160]
         raise BackendError(f"--ray {address}: no cluster answers ({text}); start one with `ray start --head`") from None
+    processors = int(ray.cluster_resources().get("CPU", 0))
+    if processors < actors + 1:  # the sessions would hold them all and wait for a decoder for ever
+        raise BackendError(
+            f"--ray {address}: got a cluster of {processors} processors, expected at least {actors + 1}: "
+            f"one a session (--actors {actors}) and one to decode; add a node"
+        )
 
 
 def _require_answer(address: str) -> None:

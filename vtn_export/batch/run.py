@@ -97,7 +97,7 @@ def run_batch(
         if options.ray is not None:
             from vtn_export.batch.ray_run import connect
 
-            connect(options.ray)  # before anything is written
+            connect(options.ray, options.actors)  # before anything is written
         open_results(out, record, options.resume)
         listing.mark_done(read_column(out, "input"))
         total, done = listing.count()
