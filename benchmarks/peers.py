@@ -39,6 +39,7 @@ PEERS = {
     "flex": "FlexAttention, band block mask",
 }
 OURS = ("ort", "openvino")
+COMPILED = ("hugging_face_compiled", "flex")
 
 
 def temporal_model(small: bool = False) -> VTN:
