@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vtn_export.bundle import Bundle
-from vtn_export.errors import CheckpointError, MemoryForecastError, UsageError
+from vtn_export.errors import CheckpointError, EngineError, MemoryForecastError, UsageError
 from vtn_export.evaluate.bisect import KeepList
 from vtn_export.evaluate.finite import NotFinite, finite_probe, first_in_torch
 from vtn_export.evaluate.forms import Bound, Form
@@ -102,6 +102,8 @@ class Validator:
     def golden(self, part: Part) -> list[OutputCheck]:
         """One part on the golden samples (of an engine: on those that its profiles take)."""
         samples = self._covered(part, bundle_samples(self.bundle, part))
+        if not samples:  # nothing compared is nothing proved
+            raise EngineError(f"engine of {part}: its profiles take none of the golden samples; widen them")
         with self.step(f"golden samples, {part}"):
             checks = self._check(part, "golden", samples)
         if self.form.has_graph:

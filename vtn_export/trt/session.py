@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from vtn_export.bundle import Bundle
 from vtn_export.deps import is_installed
 from vtn_export.errors import BackendError, EngineError, ShapeError, VtnError
-from vtn_export.onnx.check import Check, check_samples
-from vtn_export.runtime.golden import Sample
 from vtn_export.runtime.session import SessionBase
 from vtn_export.spec import Array, Part, Precision
 from vtn_export.trt import api, profile, sidecar
@@ -64,14 +62,6 @@ class TrtSession(SessionBase):
         except ShapeError:
             return False
         return True
-
-    def check(self, samples: Sequence[Sample], part: Part) -> list[Check]:
-        """The engine against PyTorch's outputs, on the samples that its profiles take. Raises EngineError for none."""
-        covered = [sample for sample in samples if self.covers(sample.inputs)]
-        if not covered:
-            raise EngineError(f"engine {self.record.name}: its profiles take none of the golden samples; widen them")
-        measured = "fp16" if self.record.tf32 else self.precision
-        return check_samples(self, covered, part=part, precision=measured, tolerance=self.tolerance)
 
     def _flavor(self) -> api.Flavor:
         for flavor in api.FLAVORS:
