@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.clihelp import cli, small_bundle, small_config
 from tests.model import small
 from tests.onnx import graphs
 from tests.onnx.graphs import Exported
+
+__all__ = ["cli", "small_bundle", "small_config", "tiny"]
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -22,6 +22,10 @@ from vtn_export.cli.options import (
 from vtn_export.errors import UsageError
 from vtn_export.spec import PARTS, Part
 
+if TYPE_CHECKING:
+    from vtn_export.backends import Backend as BackendName
+    from vtn_export.bundle import Bundle
+
 
 @reported
 def command(
@@ -35,6 +39,9 @@ def command(
     streams: Annotated[int, typer.Option("--streams", min=1, help="Sessions side by side.")] = 1,
     duration: Annotated[float, typer.Option("--duration", help="Seconds a case, beside at least 20 runs.")] = 3.0,
     video: Annotated[Path | None, typer.Option("--video", help="For the modes (default: a shipped clip).")] = None,
+    vs: Annotated[
+        str | None, typer.Option("--vs", help="Measure against this bundle or backend, in turn: the ratio of times.")
+    ] = None,
     threads: Threads = None,
     checkpoint: Checkpoint = None,
     json_file: Annotated[
@@ -42,8 +49,9 @@ def command(
     ] = None,
 ) -> None:
     """Measure latency and throughput by a stated protocol, with percentiles, spread and context."""
-    from vtn_export.bundle import Bundle, writing_file
+    from vtn_export.bundle import Bundle
     from vtn_export.evaluate.bench import Plan, bench
+    from vtn_export.evaluate.versus import versus
     from vtn_export.video import shipped_clip
 
     check_backend(backend)
@@ -63,6 +71,13 @@ def command(
         streams=streams,
         duration=duration,
     )
+    if vs is not None:
+        sides = (opened, backend), _other_side(vs, opened, backend)
+        compared = versus(*sides, plan, threads=threads, checkpoint=checkpoint, notify=note)
+        _write(compared, json_file)
+        if json_file is None or str(json_file) != "-":
+            _print_versus(compared)
+        return
     result = bench(
         opened,
         plan,
@@ -72,14 +87,11 @@ def command(
         checkpoint=checkpoint,
         notify=note,
     )
+    _write(result, json_file)
     if json_file is not None and str(json_file) == "-":
-        print_json(result)
         return
-    if json_file is not None:
-        with writing_file(json_file) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     rows = [_row(entry) for entry in result["results"]]
-    columns = ["case", "p50", "p90", "p99", "mean (95 %)", "frames/s", "runs", "spread"]
+    columns = ["case", "p50", "p90", "p99", "mean (95 %)", "frames/s", "GFLOP/s", "of roofline", "runs", "spread"]
     print_table(f"{bundle}: {opened.manifest.name}, {opened.manifest.precision}, {backend}", columns, rows)
     noisy = [entry["case"] for entry in result["results"] if entry.get("noisy")]
     if noisy:
@@ -89,16 +101,56 @@ def command(
 def _row(entry: dict[str, Any]) -> list[str]:
     case = ", ".join(f"{key} {value}" for key, value in entry["case"].items())
     if "p50_seconds" not in entry:
-        return [case, "", "", "", "", f"{entry['frames_per_second']:.1f}", str(entry["runs"]), ""]
+        return [case, "", "", "", "", f"{entry['frames_per_second']:.1f}", "", "", str(entry["runs"]), ""]
     low, high = entry["mean_ci95_seconds"]
+    work = entry.get("work")
     return [
         case,
         *(f"{entry[f'p{p}_seconds'] * 1e3:.2f} ms" for p in (50, 90, 99)),
         f"{entry['mean_seconds'] * 1e3:.2f} ({low * 1e3:.2f}–{high * 1e3:.2f})",
         f"{entry['frames_per_second']:.1f}",
+        f"{work['flops_per_second'] / 1e9:.0f}" if work else "",
+        f"{work['roofline_share']:.0%} ({work['bound']})" if work else "",
         str(entry["runs"]),
         f"{entry['coefficient_of_variation']:.1%}{' NOISY' if entry['noisy'] else ''}",
     ]
+
+
+def _other_side(vs: str, bundle: Bundle, backend: BackendName) -> tuple[Bundle, BackendName]:
+    """A backend's name: the same bundle on it; a folder: that bundle on the same backend."""
+    from vtn_export.backends import BACKENDS
+    from vtn_export.bundle import Bundle
+
+    if vs in BACKENDS:
+        return bundle, vs
+    if not Path(vs).exists():
+        raise UsageError(f"--vs: got {vs!r}, expected a bundle's folder or one of {', '.join(BACKENDS)}")
+    return Bundle.open(Path(vs)), backend
+
+
+def _write(document: dict[str, Any], to: Path | None) -> None:
+    from vtn_export.bundle import writing_file
+
+    if to is not None and str(to) == "-":
+        print_json(document)
+    elif to is not None:
+        with writing_file(to) as temporary:
+            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _print_versus(document: dict[str, Any]) -> None:
+    names = [f"{document[side]['path']} on {document[side]['backend']}" for side in ("a", "b")]
+    rows = []
+    for entry in document["results"]:
+        ratio, (low, high) = entry["ratio"]["median"], entry["ratio"]["ci95"]
+        verdict = "a is faster" if low > 1 else "b is faster" if high < 1 else "no difference seen"
+        case = ", ".join(f"{key} {value}" for key, value in entry["case"].items())
+        times = [f"{entry[side]['p50_seconds'] * 1e3:.2f} ms" for side in ("a", "b")]
+        rows.append([case, *times, f"{ratio:.3f} ({low:.3f}–{high:.3f})", verdict])
+    print_table(f"a: {names[0]}; b: {names[1]}", ["case", "a p50", "b p50", "b / a (95 %)", ""], rows)
+    noisy = [entry for entry in document["results"] if entry["a"]["noisy"] or entry["b"]["noisy"]]
+    if noisy:
+        note(f"NOISY: {len(noisy)} of {len(rows)} cases vary by more than 5 %; the ratio's interval has that in it")
 
 
 def _words(text: str) -> list[str]:

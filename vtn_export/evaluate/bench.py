@@ -2,7 +2,8 @@
 
 Protocol (`timing`): warm up until two windows of five runs agree within 5 %, then at least 20 runs and
 the duration. Parts run on the golden frames and seeded features; modes run on a real video and are
-split into decoding (time spent waiting for frames), backbone and temporal part.
+split into decoding (time spent waiting for frames), backbone and temporal part. Beside each part stand its
+FLOPs and bytes, and its share of the roofline under this machine's measured ceilings (`roofline`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from vtn_export.backends import Backend, Sessions
 from vtn_export.bundle import GOLDEN, Bundle
 from vtn_export.errors import UsageError
 from vtn_export.evaluate.context import machine_context
+from vtn_export.evaluate.roofline import measure_ceilings, share
 from vtn_export.evaluate.timing import MIN_RUNS, Timing, measure
+from vtn_export.onnx.cost import graph_cost
 from vtn_export.runtime.golden import graph_frames
 from vtn_export.runtime.inference import classify_chunked, classify_full, require_memory_for_full
 from vtn_export.runtime.session import Session
@@ -64,6 +67,8 @@ def bench(
     if plan.duration <= 0:
         raise UsageError(f"--duration: got {plan.duration:g} s, expected more than 0")
     context = machine_context(threads)  # before the measurement: its own load must not be in it
+    notify("this machine's ceilings")
+    ceilings = measure_ceilings(threads)
     results: list[dict[str, Any]] = []
     load_seconds: dict[str, float] = {}
     with Sessions(bundle, backend, checkpoint=checkpoint, threads=threads) as sessions:
@@ -76,10 +81,13 @@ def bench(
 
         for part in plan.parts:
             session = opened(part)
-            for shape, inputs, count in _part_inputs(bundle, part, plan):
+            for shape, inputs, count in part_inputs(bundle, part, plan):
                 notify(f"{part} {_words(shape)}")
                 timing = measure(partial(session.run, inputs), plan.duration, plan.min_runs)
-                results.append(_result({"part": part, **shape}, timing, frames=count, videos=_videos(part, shape)))
+                result = _result({"part": part, **shape}, timing, frames=count, videos=_videos(part, shape))
+                cost = graph_cost(bundle.graph_path(part), bundle.graph(part).spec, shape)
+                result["work"] = share(cost, timing.median, ceilings)
+                results.append(result)
         for mode in plan.modes:
             for frames in plan.frames:
                 notify(f"mode {mode}, {frames} frames")
@@ -105,13 +113,14 @@ def bench(
             "streams": plan.streams,
         },
         "context": context,
+        "ceilings": ceilings.to_json(),
         "load_seconds": load_seconds,
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "results": results,
     }
 
 
-def _part_inputs(bundle: Bundle, part: Part, plan: Plan) -> Iterator[tuple[dict[str, int], dict[str, Array], int]]:
+def part_inputs(bundle: Bundle, part: Part, plan: Plan) -> Iterator[tuple[dict[str, int], dict[str, Array], int]]:
     """(shape, inputs, frames in the call) of every case of a part."""
     manifest = bundle.manifest
     if part == "temporal":
@@ -178,7 +187,7 @@ def _mode(
 
 def _streams(bundle: Bundle, backend: Backend, part: Part, plan: Plan, checkpoint: Path | None) -> dict[str, Any]:
     """`plan.streams` sessions of one thread each, side by side: what the whole machine gets through."""
-    shape, inputs, count = next(_part_inputs(bundle, part, plan))
+    shape, inputs, count = next(part_inputs(bundle, part, plan))
     with _side_by_side(bundle, backend, part, plan.streams, checkpoint) as sessions:
         for session in sessions:
             session.run(inputs)
