@@ -81,8 +81,10 @@ __device__ __forceinline__ uint32_t swizzled(uint32_t row, uint32_t chunk_byte) 
         return ((row * 80) ^ chunk_byte) & 0x70;  // chunk ^ (5 * row mod 8), of eight chunks
     } else if constexpr (RowLayout<HeadDim>::kFullSwizzle) {
         return ((row * 80) & 0x70) ^ chunk_byte;
-    } else {
+    } else if constexpr (HeadDim % 32 == 0) {
         return ((row * 8) & 0x30) ^ chunk_byte;  // chunk ^ (row / 2 mod 4)
+    } else {
+        return (((row & 6) * 24) & 0x30) ^ chunk_byte;  // chunk ^ (3 * (row / 2) mod 4)
     }
 }
 

@@ -39,7 +39,8 @@ struct RowLayout {
     // neighbouring rows of four chunks (a quarter warp of 128-bit loads). In pitches that are a multiple
     // of eight chunks, chunk c of row r lies at c ^ (5 r mod 8): eight different places for eight rows,
     // and rows 2 r and 2 r + 1 differ in bit 2. Other pitches turn by four chunks from row to row
-    // themselves; there it lies at c ^ (r / 2 mod 4).
+    // themselves; there it lies at c ^ (r / 2 mod 4). Heads of 80 also read four rows of two chunks (64-bit
+    // loads of their last 16 elements); c ^ (3 (r / 2) mod 4) sends those to eight places too.
     static constexpr bool kFullSwizzle = kPitchChunks % 8 == 0;
     static constexpr int kSwizzleMask = kFullSwizzle ? 7 : 3;
 };

@@ -97,3 +97,10 @@ def test_long_sequences_read_no_more(window: int, sequence: int) -> None:
     print(window, sequence, round(loads, 3))
     assert loads <= LIMITS[window].loads
     assert counts.bank_conflicts == 0
+
+
+@pytest.mark.parametrize("window", [9, 32, 128])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128])
+def test_no_bank_conflicts_at_any_head_dimension(head_dim: int, window: int) -> None:
+    counts = run(Problem("fp16", head_dim, 1, 100, window, lengths=(100,))).report.counts
+    assert counts.bank_conflicts == 0, counts.conflicts_at
