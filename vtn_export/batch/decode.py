@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vtn_export.bundle import sha256
-from vtn_export.errors import VtnError
+from vtn_export.errors import BackendError, VtnError
 from vtn_export.spec import Array, Preprocessing
 from vtn_export.video import ClipReader
 
@@ -112,6 +112,7 @@ class DecodePool:
     def __init__(self, workers: int, settings: DecodeSettings, decoder: Decoder = decode_video) -> None:
         self._context: Any = get_context("spawn")  # fork would copy the threads' locks of ONNX Runtime
         self._settings, self._decoder = settings, decoder
+        self._stillborn = 0  # processes in a row that died before they began anything
         self._slots: list[_Slot] = [self._start() for _ in range(workers)]
 
     def _start(self) -> _Slot:
@@ -160,7 +161,15 @@ class DecodePool:
                 event = slot.pipe.recv()
             except Exception:  # the end of the pipe, or half a message: whatever it is, the process is no use
                 slot.close()
+                self._stillborn += not slot.begun
+                if self._stillborn > STARTS:
+                    raise BackendError(
+                        f"decoding: {self._stillborn} processes in a row ended before they began; is the program that "
+                        "calls run_batch guarded by `if __name__ == '__main__':`?"
+                    ) from None
                 self._slots[number], event = self._start(), Died(slot.begun)
+            else:
+                self._stillborn = 0
             slot.begun = isinstance(event, (Begun, Frames))
             if isinstance(event, (Ended, Failed)):
                 slot.name = None
