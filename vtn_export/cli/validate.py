@@ -64,11 +64,14 @@ def command(
     from vtn_export.evaluate.forms import FORMS, Form
     from vtn_export.evaluate.rule import Rule
     from vtn_export.evaluate.validate import Validation, Validator, live_reference
+    from vtn_export.evaluate.videos import videos_of
 
     one_of(backend, (*FORMS, "auto"), "--backend")
     one_of(against or _GOLDEN, (*FORMS, _GOLDEN), "--against")
     rule = Rule(_tolerance(atol, "--atol"), _tolerance(rtol, "--rtol"), _tolerance(top1, "--top1", 1.0))
     counts = _counts(frames, video=video is not None or videos is not None)
+    paths = [video] if video is not None else []
+    paths += videos_of(videos) if videos is not None else []
     opened = Bundle.open(bundle)
     steps = Steps()
     with steps("hashes"):
@@ -96,8 +99,8 @@ def command(
                 found.against = found.against if live is None else f"{_GOLDEN}, {live.name}"
                 stack.callback(live.close if live is not None else lambda: None)
             more = Validator(form, live, rule, step=steps)
-            if video is not None or videos is not None:
-                _videos(found, more, video, videos, counts or [32], steps)
+            if paths:
+                _videos(found, more, paths, counts or [32], videos is not None, steps)
             elif counts:
                 for part in manifest.graphs:
                     found.checks += more.frames(part, [count for count in counts if count is not None])
@@ -117,16 +120,14 @@ def command(
 def _videos(
     found: Validation,
     validator: Validator,
-    video: Path | None,
-    videos: Path | None,
+    paths: list[Path],
     counts: list[int | None],
+    skip_unreadable: bool,
     steps: Steps,
 ) -> None:
-    from vtn_export.evaluate.videos import VideoValidator, videos_of
+    from vtn_export.evaluate.videos import VideoValidator
 
-    paths = [video] if video is not None else []
-    paths += videos_of(videos) if videos is not None else []
-    several = VideoValidator(validator, counts, skip_unreadable=videos is not None)
+    several = VideoValidator(validator, counts, skip_unreadable=skip_unreadable)
     for index, path in enumerate(paths, 1):
         # no spinner around it: two live displays would write over each other
         with progress_bar(f"{path.name} ({index}/{len(paths)}), frames", None) as progress:
