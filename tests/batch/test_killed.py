@@ -118,6 +118,7 @@ def test_a_video_that_kills_its_decoder_is_a_row(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_three_hundred_clips(bundle: Bundle, tmp_path: Path, chance: random.Random) -> None:
     archive = make_archive(tmp_path / "videos", 300)
     run_batch(bundle, str(archive), tmp_path / "whole", BatchOptions(frames=24, workers=2))
@@ -137,6 +138,7 @@ def stub(path: str, settings: DecodeSettings) -> Iterator[Event]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_memory_is_flat_over_a_hundred_thousand_inputs(bundle: Bundle, tmp_path: Path) -> None:
     source = tmp_path / "list.txt"
     names = (f"/archive/{number % 97}/a clip with a longer name {number}.mp4\n" for number in range(100_000))
