@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo train test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean
+.PHONY: help demo train test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean test-libvtn fuzz
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,7 +23,7 @@ $(DEMO_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TEST_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
-	@bash .ci/system.sh cpp cross browser
+	@bash .ci/system.sh cpp cross browser triton
 	@echo "installing packages (PyTorch is several GB: minutes)"
 	$(PIP) --constraint .ci/constraints.txt --editable '.[test,rtx]'
 	$(PIP) --no-deps kernel-lens==2.0.1  # TensorRT's C++ headers; nothing else of it is used
@@ -75,6 +75,12 @@ test-triton: $(TEST_STAMP) ## 64 clients against the real tritonserver for five 
 
 test-benchmarks: $(TEST_STAMP) ## Every benchmark at its smallest size (minutes)
 	$(BIN)/python -m pytest -m slow tests/benchmarks
+
+test-libvtn: $(TEST_STAMP) ## libvtn under TSan, and its Jetson build under qemu (minutes)
+	$(BIN)/python -m pytest -m slow tests/runtime/test_libvtn.py
+
+fuzz: $(TEST_STAMP) ## libFuzzer on libvtn's manifest reader and C ABI (10 minutes each; VTN_FUZZ_SECONDS)
+	VTN_FUZZ_SECONDS=$${VTN_FUZZ_SECONDS:-600} $(BIN)/python -m pytest tests/runtime/test_libvtn.py -k fuzzers
 
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)

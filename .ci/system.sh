@@ -18,9 +18,25 @@ for target in "$@"; do
       need cmake cmake
       need /usr/include/gtest/gtest.h libgtest-dev
       need clang-format-19 clang-format-19
+      need clang++-19 clang-19
+      need /usr/lib/llvm-19/lib/clang/19/lib/linux/libclang_rt.fuzzer-x86_64.a libclang-rt-19-dev
+      need /usr/include/nlohmann/json.hpp nlohmann-json3-dev
+      need ccache ccache
+      need ffmpeg ffmpeg
+      need pkg-config pkg-config
+      need /usr/include/gstreamer-1.0/gst/gst.h libgstreamer1.0-dev
+      need /usr/include/gstreamer-1.0/gst/app/gstappsink.h libgstreamer-plugins-base1.0-dev
+      need "$(find /usr/lib -name libgstvideotestsrc.so -print -quit 2>/dev/null || true)" gstreamer1.0-plugins-base
+      need "$(find /usr/lib -name libgstisomp4.so -print -quit 2>/dev/null || true)" gstreamer1.0-plugins-good
+      need "$(find /usr/lib -name libgstlibav.so -print -quit 2>/dev/null || true)" gstreamer1.0-libav
       ;;
     browser)
       command -v google-chrome >/dev/null 2>&1 || need chromium chromium
+      ;;
+    triton)
+      # tritonserver embeds the interpreter from its shared library
+      version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+      need "/usr/lib/$(uname -m)-linux-gnu/libpython$version.so.1.0" "libpython$version"
       ;;
     cross)
       need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
