@@ -99,14 +99,15 @@ def warm_up(call: Callable[[], object], duration: float) -> tuple[float, int, bo
 
 
 def measure(call: Callable[[], object], duration: float, min_runs: int = MIN_RUNS) -> Timing:
-    """Warm up, then run at least `min_runs` times and `duration` seconds."""
+    """Warm up, then run at least `min_runs` times and `duration` seconds, those between runs not counted."""
     first, warmups, stable = warm_up(call, duration)
     seconds: list[float] = []
-    start = time.perf_counter()
-    while len(seconds) < min_runs or time.perf_counter() - start < duration:
+    total = 0.0
+    while len(seconds) < min_runs or total < duration:
         before = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - before)
+        total += seconds[-1]
     return Timing(tuple(seconds), first, warmups, stable)
 
 
@@ -116,12 +117,13 @@ def measure_pair(
     """Two calls in turn, A B B A …, so that a drift of the machine meets both alike."""
     warm = [warm_up(call, duration / 2) for call in (a, b)]
     seconds: tuple[list[float], list[float]] = ([], [])
-    start = time.perf_counter()
-    while len(seconds[0]) < min_runs or time.perf_counter() - start < duration:
+    total = 0.0
+    while len(seconds[0]) < min_runs or total < duration:
         order = (0, 1) if len(seconds[0]) % 2 == 0 else (1, 0)
         for side in order:
             before = time.perf_counter()
             (a, b)[side]()
             seconds[side].append(time.perf_counter() - before)
+            total += seconds[side][-1]
     first, second = (Timing(tuple(seconds[side]), warm[side][0], warm[side][1], warm[side][2]) for side in (0, 1))
     return first, second
