@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from vtn_export import __version__
-from vtn_export.cli import batch, bench, compare, doctor, features, inspect, onnx, plugins, run, triton, trt, validate
+from vtn_export.cli import (
+    batch,
+    bench,
+    compare,
+    doctor,
+    features,
+    inspect,
+    onnx,
+    plugins,
+    run,
+    sdk,
+    triton,
+    trt,
+    validate,
+)
 
 app = typer.Typer(
     name="vtn-export",
@@ -26,6 +40,7 @@ app.add_typer(plugins.app, name="plugins")
 app.command("bench")(bench.command)
 app.command("batch")(batch.command)
 app.command("triton")(triton.command)
+app.command("sdk")(sdk.command)
 app.command("compare")(compare.command)
 app.command("inspect")(inspect.command)
 app.command("doctor")(doctor.command)

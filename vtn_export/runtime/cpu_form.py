@@ -37,9 +37,7 @@ def _write(bundle: Bundle, part: Part, folder: Path) -> Path:
     source = bundle.graph(part).file
     model = inlined(onnx.load(bundle.graph_path(part)))
     if model.ByteSize() > _LARGEST:
-        raise BundleError(
-            f"bundle {bundle.path}: {source} is over 2 GB; libvtn's CPU executor takes less, use TensorRT"
-        )
+        raise BundleError(f"bundle {bundle.path}: {source} is over 2 GB; use TensorRT in libvtn")
     data = model.SerializeToString()
     graph, record = folder / f"{part}.onnx", folder / f"{part}.json"
     with writing_file(graph) as temporary:

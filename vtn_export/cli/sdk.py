@@ -1,0 +1,41 @@
+"""`vtn-export sdk`: the C++ library with a bundle, for a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtn_export.cli.console import Steps, print_json, reported
+from vtn_export.cli.options import BundleArgument, Json
+
+
+@reported
+def command(
+    bundle: BundleArgument,
+    target: Annotated[str, typer.Option("--target", help="`cpu`, or a device of `engines/targets`.")] = "cpu",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The tarball to write.")] = Path("vtn-sdk.tar.gz"),
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Only write the graphs of libvtn's CPU executor beside the bundle.")
+    ] = False,
+    plugin: Annotated[bool, typer.Option("--plugin/--no-plugin", help="Build the TensorRT plugin too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Pack headers, library, plugin, bundle and examples for an application without Python."""
+    from vtn_export.bundle import Bundle
+    from vtn_export.runtime.cpu_form import write_cpu_form
+    from vtn_export.trt.sdk import write_sdk
+
+    opened = Bundle.open(bundle)
+    if inline:
+        with Steps()("inline graphs"):
+            written = write_cpu_form(opened)
+    else:
+        with Steps()(f"sdk for {target}"):
+            written = [write_sdk(opened, target, out, with_plugin=plugin)]
+    if as_json:
+        print_json({"written": [str(path) for path in written]})
+        return
+    for path in written:
+        typer.echo(str(path))

@@ -1,0 +1,105 @@
+"""`vtn-export sdk`: libvtn for one device with all that an application needs, as a tarball.
+
+    include/vtn/  lib/libvtn.so*  lib/cmake/vtn/  bundle/  examples/  libvtn_plugins.so beside the bundle's graphs
+
+The library is built here: for a Jetson with CUDA 13 by cross-build, for this machine's CPU with OpenVINO's package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from vtn_export.bundle import Bundle, writing_file
+from vtn_export.errors import BackendError, MissingDependencyError, UsageError
+from vtn_export.runtime.cpu_form import write_cpu_form
+from vtn_export.trt import plugins, targets
+from vtn_export.trt.plugins.cross import target_libraries
+from vtn_export.trt.plugins.toolchain import complete_root
+
+CPU = "cpu"
+_ROOT = Path(__file__).resolve().parents[2]
+_EXAMPLES = ("classify_video.cpp", "camera_stream.cpp", "embed.c", "python_ctypes.py")
+
+Progress = Callable[[str], None]
+
+
+def write_sdk(
+    bundle: Bundle, target: str, out: Path, *, with_plugin: bool = True, progress: Progress = lambda _: None
+) -> Path:
+    """Build libvtn for `target` (`cpu`, or a name of `engines/targets`) and pack it with the bundle into `out`.
+
+    out: the .tar.gz; written whole or not at all. Raises UsageError (unknown target), MissingDependencyError (a
+    compiler, OpenVINO), BackendError (the build failed, no sources), PluginError, BundleError, OutputError.
+    """
+    sources = _ROOT / "engines" / "runtime"
+    if not (sources / "CMakeLists.txt").is_file():
+        raise BackendError(f"{sources}: no sources of libvtn; run from a checkout of vtn-export")
+    device = None if target == CPU else targets.load(target)
+    if device is not None and device.flavor != "tensorrt":
+        raise UsageError(f"--target {target}: its engines are of {device.flavor}, which libvtn does not run")
+    bundle.verify()
+    with writing_file(out) as archive, tempfile.TemporaryDirectory(prefix="vtn-sdk-") as name:
+        work = Path(name)
+        folder = work / "vtn-sdk"
+        (folder / "examples").mkdir(parents=True)
+        progress("library")
+        _build(sources, work / "build", folder, _settings(target))
+        progress("bundle")
+        for file in ("manifest.json", *bundle.manifest.files):
+            (folder / "bundle").mkdir(exist_ok=True)
+            shutil.copyfile(bundle.path / file, folder / "bundle" / file)
+        if device is None:
+            write_cpu_form(bundle, folder / "bundle" / "openvino")
+        elif with_plugin:
+            progress("plugin")
+            cross = "aarch64" if target.startswith("jetson") and platform.machine() != "aarch64" else None
+            plugins.build(plugins.BuildRequest(folder / "bundle", device.compute_capabilities, cross=cross))
+        for example in _EXAMPLES:
+            shutil.copyfile(_ROOT / "examples" / example, folder / "examples" / example)
+        progress("archive")
+        with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+            tar.add(folder, "vtn-sdk")
+    return out
+
+
+def _settings(target: str) -> list[str]:
+    if target == CPU:
+        found = importlib.util.find_spec("openvino")
+        if found is None or found.origin is None:
+            raise MissingDependencyError("openvino: not found; pip install 'vtn-export[openvino]'")
+        return ["-DVTN_WITH_OPENVINO=ON", f"-DOpenVINO_DIR={Path(found.origin).parent / 'cmake'}"]
+    toolkit, headers = plugins.find_toolkit(), plugins.find_headers()
+    settings = ["-DVTN_WITH_TENSORRT=ON", f"-DTENSORRT_INCLUDE_DIR={headers.folder}"]
+    root = toolkit.root
+    if target.startswith("jetson") and platform.machine() != "aarch64":
+        if shutil.which("aarch64-linux-gnu-g++") is None:
+            raise MissingDependencyError("aarch64-linux-gnu-g++: not found; apt-get install g++-aarch64-linux-gnu")
+        root = complete_root(root, target_libraries(toolkit), "aarch64")
+        settings.append(f"-DCMAKE_TOOLCHAIN_FILE={_ROOT / 'engines' / 'runtime' / 'cmake' / 'aarch64.cmake'}")
+    return [*settings, f"-DCUDAToolkit_ROOT={root}", f"-DVTN_CUDART_STATIC={root / 'lib' / 'libcudart_static.a'}"]
+
+
+def _build(sources: Path, build: Path, prefix: Path, settings: list[str]) -> None:
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        raise MissingDependencyError("cmake: not found; pip install cmake, or the system's package")
+    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+    generator = ["-GNinja"] if shutil.which("ninja") else []
+    for command in (
+        [cmake, "-S", str(sources), "-B", str(build), "-DCMAKE_INSTALL_LIBDIR=lib", *generator, *launcher, *settings],
+        [cmake, "--build", str(build), "--parallel", str(os.cpu_count() or 1), "--target", "vtn"],
+        [cmake, "--install", str(build), "--prefix", str(prefix), "--strip"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            told = next((i for i, line in enumerate(lines) if "error" in line.lower()), max(len(lines) - 1, 0))
+            raise BackendError(f"libvtn build: {' '.join(lines[told : told + 3])[:400]}")
