@@ -61,6 +61,7 @@ CASES: dict[str, tuple[Part, dict[str, Any], str]] = {
         {"lengths": np.array([3, 0], np.int32)},
         r"lengths: got \[3, 0\], expected values in 1..3",
     ),
+    "index negative": ("temporal", {"frame_index": np.full((2, 3), -2, np.int32)}, "got -2, expected indices"),
     "length negative": ("temporal", {"lengths": np.array([3, -1], np.int32)}, "expected values in 1..3"),
     "length beyond T": ("full", {"lengths": np.array([4, 1], np.int32)}, r"got \[4, 1\], expected values in 1..3"),
 }

@@ -135,7 +135,7 @@ def graph_spec(part: Part, *, crop_size: int, feature_dim: int, num_classes: int
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, Array]) -> None:
     """Raise ShapeError unless `inputs` has exactly the arrays that `spec` takes.
 
-    Named axes must agree with each other across inputs and be ≥ 1; `lengths` must be in 1..frames.
+    Named axes must agree with each other across inputs and be ≥ 1; `lengths` must be in 1..frames, indices ≥ 0.
     """
     import numpy as np
 
@@ -162,6 +162,8 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, Array]) -> None:
         lengths, frames = inputs[LENGTHS], axes["frames"][0]
         if lengths.min() < 1 or lengths.max() > frames:
             raise ShapeError(f"lengths: got {lengths.tolist()}, expected values in 1..{frames} (valid frames)")
+    if FRAME_INDEX in inputs and (lowest := int(inputs[FRAME_INDEX].min())) < 0:
+        raise ShapeError(f"frame_index: got {lowest}, expected indices in the source video, from 0 on")
 
 
 def _hint(tensor: TensorSpec, array: Array) -> str:

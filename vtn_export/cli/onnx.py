@@ -41,13 +41,18 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Export a VTN to a bundle of ONNX graphs, each checked against PyTorch at lengths it was not traced at."""
+    from vtn_export.bundle import check_target
+    from vtn_export.model.config import ModelConfig
+
     one_of(part, ("all", *PARTS), "--part")
     one_of(precision, PRECISIONS, "--precision")
     one_of(input_type, INPUT_TYPES, "--input")
     names = _lines(labels, "labels") if labels else None
     keep = [line for line in _lines(keep_fp32, "keep-fp32") if line] if keep_fp32 else []
     if checkpoint is not None and not checkpoint.is_file():
-        raise CheckpointError(f"checkpoint: no file {checkpoint}")  # before torch takes its seconds
+        raise CheckpointError(f"checkpoint: no file {checkpoint}")
+    resolved = ModelConfig.from_any(config)  # this and the next before torch takes its seconds
+    check_target(out)
     if checkpoint is None:
         note(f"no checkpoint given: exporting RANDOM weights (seed {seed}); the labels mean nothing")
     steps = Steps()
@@ -58,7 +63,7 @@ def command(
     exported = create_bundle(
         out,
         checkpoint=checkpoint,
-        config=config,
+        config=resolved,
         parts=PARTS if part == "all" else (cast(Part, part),),
         precision=cast(Precision, precision),
         input_type=cast(InputType, input_type),

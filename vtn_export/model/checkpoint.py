@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickle protocols: nothing that the caller could do
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         with path.open("rb") as stream:
             is_pickle = zipfile.is_zipfile(path) or stream.read(1) == b"\x80"
@@ -99,9 +102,9 @@ def _read_pickle(path: Path) -> Any:
             f"checkpoint {path}: not a PyTorch checkpoint, expected .pyth, .pt or .safetensors"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}: truncated or not a PyTorch checkpoint ({_one_line(error)})"
-        ) from None
+        # unpicklers answer junk with a bare opcode or key: a number says nothing
+        told = "" if isinstance(error, (KeyError, IndexError)) else f" ({_one_line(error)})"
+        raise CheckpointError(f"checkpoint {path}: truncated or not a PyTorch checkpoint{told}") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
