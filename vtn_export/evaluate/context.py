@@ -7,11 +7,11 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from vtn_export import __version__
 from vtn_export.evaluate.doctor import gpu_name, processor_name
+from vtn_export.evaluate.power import power_state
 from vtn_export.runtime.inference import available_memory
 from vtn_export.runtime.session import available_cpus
 
@@ -20,53 +20,40 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "torch", "timm", "tensorrt", "tenso
 
 def machine_context(threads: int | None) -> dict[str, Any]:
     """JSON-ready facts; a fact that this machine does not tell is null."""
+    power = power_state()
+    if power["power_mode"] is None:  # another place for the status file than we know
+        power["power_mode"] = _command("nvpmodel", "-q")
     return {
+        **power,
         "vtn_export": __version__,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "cpu": processor_name(),
         "cpus_usable": available_cpus(),
         "threads": threads or available_cpus(),
-        "cpu_governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "cpu_khz": _number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
         "load_average": list(os.getloadavg()),
         "memory_free_bytes": available_memory(),
-        "temperature_celsius": _temperatures(),
         "gpu": gpu_name(),
         "gpu_driver": _nvidia("driver_version"),
         "gpu_clock_mhz": _nvidia("clocks.sm"),
-        "jetson": _read("/etc/nv_tegra_release"),
-        "power_mode": _command("nvpmodel", "-q"),
-        "jetson_clocks": _command("jetson_clocks", "--show"),
         "packages": _versions(),
     }
 
 
 def same_machine(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """What differs between two contexts that makes their times incomparable; empty when nothing does."""
-    keys = ("system", "cpu", "cpus_usable", "threads", "gpu", "gpu_driver", "power_mode")
+    keys = (
+        "system",
+        "cpu",
+        "cpus_usable",
+        "threads",
+        "gpu",
+        "gpu_driver",
+        "power_mode",
+        "jetson_clocks",
+        "cpu_governor",
+    )
     return [f"{key}: {a.get(key)} and {b.get(key)}" for key in keys if a.get(key) != b.get(key)]
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _number(path: str) -> int | None:
-    text = _read(path)
-    return int(text) if text is not None and text.isdigit() else None
-
-
-def _temperatures() -> dict[str, float]:
-    found = {}
-    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
-        value = _number(str(zone / "temp"))
-        if value is not None:
-            found[f"{zone.name} {_read(str(zone / 'type')) or ''}".strip()] = value / 1000
-    return found
 
 
 def _command(*command: str) -> str | None:
