@@ -105,4 +105,11 @@ class GpuError(BackendError):
     exit_code = 15
 
 
+class SourceError(VtnError):
+    """A live source that broke off after some of its frames were seen; what was seen has been reported."""
+
+    exit_code = 16
+
+
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
+TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM, likewise
