@@ -111,5 +111,23 @@ class SourceError(VtnError):
     exit_code = 16
 
 
+class CalibrationError(VtnError):
+    """Calibration clips that are missing, unreadable, or too few."""
+
+    exit_code = 17
+
+
+class DatasetError(VtnError):
+    """A labelled set of videos that is empty or malformed, or whose labels are not the bundle's."""
+
+    exit_code = 18
+
+
+class QuantizeError(VtnError):
+    """A bundle that cannot be quantized: quantized or typed already, or with nothing in it to quantize."""
+
+    exit_code = 19
+
+
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM, likewise

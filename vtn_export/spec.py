@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from vtn_export.errors import BundleError, ShapeError
 
 Part = Literal["full", "backbone", "temporal"]
-Precision = Literal["fp32", "fp16", "bf16"]
+TypedPrecision = Literal["fp32", "fp16", "bf16"]  # what a float32 graph can be typed to
+QuantizedPrecision = Literal["int8", "fp8"]  # what calibration leads to (vtn_export/quantize); the rest is fp16
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 InputType = Literal["uint8", "float32"]
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,8 @@ else:
     Array = Any  # the command line reads this module at start-up: numpy would double its time
 
 PARTS: tuple[Part, ...] = get_args(Part)
+TYPED_PRECISIONS: tuple[TypedPrecision, ...] = get_args(TypedPrecision)
+QUANTIZED_PRECISIONS: tuple[QuantizedPrecision, ...] = get_args(QuantizedPrecision)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 

@@ -175,6 +175,8 @@ class _Typer:
                 continue
             # a node without float outputs (Shape, Less) reads its input as it stands
             wanted = dtype if floats and not is_cast else self.home.get(name, TensorProto.FLOAT)
+            if node.op_type == "QuantizeLinear":  # its scale has the type of what it divides
+                wanted = self.home.get(node.input[0], TensorProto.FLOAT)
             copy.input[position] = self._as(name, wanted)
         self.nodes.append(copy)
         for name in node.output:
