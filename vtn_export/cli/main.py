@@ -12,6 +12,7 @@ from vtn_export.cli import (
     bench,
     compare,
     doctor,
+    eval,
     features,
     inspect,
     onnx,
@@ -37,6 +38,7 @@ app.command("run")(run.command)
 app.command("features")(features.command)
 app.command("validate")(validate.command)
 app.add_typer(plugins.app, name="plugins")
+app.command("eval")(eval.command)
 app.command("bench")(bench.command)
 app.command("batch")(batch.command)
 app.command("triton")(triton.command)

@@ -146,6 +146,22 @@ def topk_agreement(got: Array, expected: Array, k: int) -> float:
     return float(np.where(np.isfinite(a).all(1), shared, 0.0).mean())
 
 
+def rank_of(logits: Array, labels: Array) -> Array:
+    """int64 `[N]`: how many classes are likelier than the label of every row of logits `[N, classes]`; 0 is right.
+
+    Of equal values the first counts as higher. A row that is not finite ranks its label behind all (`classes`).
+    Raises ShapeError.
+    """
+    rows = np.asarray(logits)
+    wanted = np.asarray(labels)
+    if rows.ndim != 2 or wanted.shape != rows.shape[:1]:
+        raise ShapeError(f"labels: got {wanted.shape} for logits {rows.shape}, expected one a row")
+    own = np.take_along_axis(rows, wanted[:, None], 1)
+    earlier = np.arange(rows.shape[1])[None] < wanted[:, None]
+    before = (rows > own) | ((rows == own) & earlier)
+    return np.asarray(np.where(np.isfinite(rows).all(1), before.sum(1), rows.shape[1]))
+
+
 def kl(got: Array, expected: Array) -> Array:
     """float64 `[…]`, in nats: KL(softmax(expected) ‖ softmax(got)) of every row of logits. Raises ShapeError."""
     a, b = (_log_softmax(x) for x in _pair(got, expected))
