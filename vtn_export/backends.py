@@ -10,7 +10,7 @@ from vtn_export.bundle import Bundle
 from vtn_export.deps import require
 from vtn_export.errors import EngineError
 from vtn_export.runtime.session import OrtSession, Session
-from vtn_export.spec import Part
+from vtn_export.spec import QUANTIZED_PRECISIONS, Part
 
 Backend = Literal["ort", "openvino", "torch", "trt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -21,7 +21,7 @@ class Sessions:
 
     exact: for a 16-bit bundle, show what its type does to the numbers (the rounding copy of the
     graph); without it ONNX Runtime computes fp16 as its CPU kernels do. bf16, for which it has no
-    kernels, always runs as the rounding copy.
+    kernels, and quantized graphs, whose numbers are those of an engine, always run as the rounding copy.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class Sessions:
     def emulated(self) -> bool:
         """Whether the numbers come from the rounding copy."""
         precision = self.bundle.manifest.precision
-        return self.backend == "ort" and (precision == "bf16" or (precision == "fp16" and self._exact))
+        always = precision == "bf16" or precision in QUANTIZED_PRECISIONS
+        return self.backend == "ort" and (always or (precision == "fp16" and self._exact))
 
     def __getitem__(self, part: Part) -> Session:
         """Raises BundleError, BackendError, MissingDependencyError, CheckpointError, EngineError."""
