@@ -8,11 +8,12 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from vtn_export.deps import require
-from vtn_export.errors import UsageError
+from vtn_export.errors import OutputError, UsageError
 
 # what is taken from a folder; globs and lists are taken as they are
 VIDEO_SUFFIXES = {
@@ -27,27 +28,31 @@ class Listing:
     """Names to work on: sorted, each once, on disk (SQLite) with a cache of 2 MB whatever their number.
 
     A name is what results call the input; bytes that are no UTF-8 are shown escaped, the file is still found.
+    Raises OutputError where the folder for temporary files is full.
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="vtn-export-batch.")
-        self._database = sqlite3.connect(Path(self._folder.name) / "inputs.sqlite", isolation_level=None)
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-2000"):
-            self._database.execute(f"PRAGMA {pragma}")
-        self._database.execute("CREATE TABLE inputs (name TEXT PRIMARY KEY, path BLOB, done INTEGER) WITHOUT ROWID")
+        with _writing():
+            self._folder = tempfile.TemporaryDirectory(prefix="vtn-export-batch.")
+            self._database = sqlite3.connect(Path(self._folder.name) / "inputs.sqlite", isolation_level=None)
+            for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-2000"):
+                self._database.execute(f"PRAGMA {pragma}")
+            self._database.execute("CREATE TABLE inputs (name TEXT PRIMARY KEY, path BLOB, done INTEGER) WITHOUT ROWID")
 
     def add(self, paths: Iterable[str]) -> None:
         """Take names; one that is there already is not taken twice."""
         rows = ((shown(path), os.fsencode(path)) for path in paths)
-        self._database.execute("BEGIN")
-        self._database.executemany("INSERT OR IGNORE INTO inputs VALUES (?, ?, 0)", rows)
-        self._database.execute("COMMIT")
+        with _writing():
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT OR IGNORE INTO inputs VALUES (?, ?, 0)", rows)
+            self._database.execute("COMMIT")
 
     def mark_done(self, names: Iterable[str]) -> None:
         """Leave these out of `todo`; unknown names are ignored."""
-        self._database.execute("BEGIN")
-        self._database.executemany("UPDATE inputs SET done = 1 WHERE name = ?", ((name,) for name in names))
-        self._database.execute("COMMIT")
+        with _writing():
+            self._database.execute("BEGIN")
+            self._database.executemany("UPDATE inputs SET done = 1 WHERE name = ?", ((name,) for name in names))
+            self._database.execute("COMMIT")
 
     def is_todo(self, name: str) -> bool:
         row: tuple[int] | None = self._database.execute("SELECT done FROM inputs WHERE name = ?", (name,)).fetchone()
@@ -78,6 +83,16 @@ class Listing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise OutputError(
+            f"the list of inputs in {tempfile.gettempdir()}: {error}; make room there, or set TMPDIR to another folder"
+        ) from None
 
 
 def shown(path: str) -> str:
@@ -131,13 +146,19 @@ def _folder(folder: str) -> Iterator[str]:
                 yield entry.path
 
 
+def _name(text: str) -> str:
+    """Without the spaces around it, unless a file is called just so."""
+    name = text.strip()
+    return text if name and name != text and os.path.lexists(text) else name
+
+
 def _text(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
             for number, line in enumerate(stream, 1):
                 if "\0" in line:
                     raise UsageError(f"inputs {path}, line {number}: not text; {_EXPECTED}")
-                if name := line.strip():
+                if name := _name(line.rstrip("\r\n")):
                     yield name
     except UnicodeDecodeError:  # UTF-16 and the like, in spite of surrogateescape
         raise UsageError(f"inputs {path}: not UTF-8 text; {_EXPECTED}") from None
@@ -155,7 +176,7 @@ def _csv(path: Path) -> Iterator[str]:
                         continue
                 if row and len(row) <= column:
                     raise UsageError(f"inputs {path}, row {number + 1}: got {len(row)} cells, expected {column + 1}")
-                if row and (name := row[column].strip()):
+                if row and (name := _name(row[column])):
                     yield name
         except csv.Error as error:
             raise UsageError(f"inputs {path}: not a CSV file ({error}); {_EXPECTED}") from None
@@ -171,6 +192,10 @@ def _parquet(path: Path) -> Iterator[str]:
             if column is None:
                 raise UsageError(f"inputs {path}: got columns {', '.join(names)}, expected one of {', '.join(COLUMNS)}")
             for batch in file.iter_batches(batch_size=10_000, columns=[column]):
-                yield from (str(name) for name in batch.column(0).to_pylist() if name)
+                for name in batch.column(0).to_pylist():
+                    if not isinstance(name, (str, bytes, type(None))):
+                        raise UsageError(f"inputs {path}, column {column}: got {type(name).__name__}, expected paths")
+                    if name:
+                        yield os.fsdecode(name)
     except arrow.ArrowException as error:
         raise UsageError(f"inputs {path}: not a Parquet file ({' '.join(str(error).split())[:100]})") from None

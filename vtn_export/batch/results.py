@@ -8,11 +8,13 @@ A features file counts only where a row names it: what a killed run left behind 
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,27 +81,48 @@ def load_record(folder: Path) -> Record:
         raise OutputError(f"results {folder / RECORD}: cannot be read ({error!r})") from None
 
 
-def open_results(folder: Path, record: Record, resume: bool) -> None:
-    """Make the folder or, to resume, prove that it is of the same run. Raises OutputError, BundleError."""
+@contextmanager
+def open_results(folder: Path, record: Record, resume: bool) -> Iterator[None]:
+    """The folder for this run alone: made, or, to resume, proven of the same run. Raises OutputError, BundleError."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--out {folder}: a file is in the way, expected a folder")
+    descriptor = None
     try:
-        filled = folder.is_dir() and any(folder.iterdir())
-        if filled and not resume:
-            raise OutputError(f"--out {folder}: the folder is not empty; continue it with --resume or choose another")
-        if filled:
-            _require_same(folder, load_record(folder), record)
-            for leftover in [*folder.glob(".*.tmp"), *(folder / FEATURES_FOLDER).glob(".*.tmp")]:
-                leftover.unlink()
-            named = set(feature_files(folder))
-            for path in (folder / FEATURES_FOLDER).glob(PARTS):
-                if path.name not in named:
-                    path.unlink()
-            return
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            _lock(folder, descriptor)
+            _prepare(folder, record, resume)
+        except OSError as error:
+            raise OutputError(f"--out {folder}: {error.strerror or error}") from None
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)  # the lock ends with it, and with the process, however that ends
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    """Two runs in one folder would do the same videos, and sweep what the other is writing."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"--out {folder}: another run is writing there; wait for its end or choose another") from None
+    except OSError:
+        pass  # a file system without locks: two runs are the user's to avoid
+
+
+def _prepare(folder: Path, record: Record, resume: bool) -> None:
+    leftovers = [*folder.glob(".*.tmp"), *(folder / FEATURES_FOLDER).glob(".*.tmp")]
+    if all(path in leftovers for path in folder.iterdir()):  # empty, or a run was killed before it had begun
         record.save(folder)
-    except OSError as error:
-        raise OutputError(f"--out {folder}: {error.strerror or error}") from None
+    elif not resume:
+        raise OutputError(f"--out {folder}: the folder is not empty; continue it with --resume or choose another")
+    else:
+        _require_same(folder, load_record(folder), record)
+        named = set(feature_files(folder))
+        leftovers += [path for path in (folder / FEATURES_FOLDER).glob(PARTS) if path.name not in named]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
 
 
 def _require_same(folder: Path, old: Record, new: Record) -> None:

@@ -26,7 +26,7 @@ from vtn_export.batch.results import Record, Writer, feature_files, load_record,
 from vtn_export.batch.stage import PARTS_OF, Mode, Outcome, Stage
 from vtn_export.bundle import Bundle
 from vtn_export.deps import require
-from vtn_export.errors import UsageError
+from vtn_export.errors import OutputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -82,46 +82,51 @@ def run_batch(
     progress = progress or Progress()
     if options.features and options.mode != "chunked":
         raise UsageError(f"--features: got --mode {options.mode}, expected chunked, which computes them")
-    record = Record.of(bundle, options.mode, options.frames, options.features)
+    archive, frames = Path(inputs), options.frames
+    if options.mode == "features":
+        frames = load_record(archive).frames if archive.is_dir() else None  # what its rows looked at
+    record = Record.of(bundle, options.mode, frames, options.features)
     require_artefacts(bundle, options.backend, PARTS_OF[options.mode])
     sessions = Sessions(bundle, options.backend, checkpoint=options.checkpoint, threads=options.threads)
     with sessions, Listing() as listing:
         # opened before anything is written; on Ray an engine is the nodes' affair, this machine may have no GPU
         remote = options.ray is not None and options.backend == "trt"
         stage = None if remote else Stage(sessions, options.mode, options.chunk, options.features)
-        archive = Path(inputs)
-        if options.mode == "features":
-            listing.add(_archived(archive, bundle))
-        else:
-            listing.add(list_inputs(inputs))
+        listing.add(_archived(archive, bundle) if options.mode == "features" else list_inputs(inputs))
         if options.ray is not None:
             from vtn_export.batch.ray_run import connect
 
             connect(options.ray, options.actors)  # before anything is written
-        open_results(out, record, options.resume)
-        listing.mark_done(read_column(out, "input"))
-        total, done = listing.count()
-        progress.start(total, done)
-        writer = Writer(
-            out,
-            record,
-            bundle.labels(),
-            options.backend,
-            top=options.top,
-            rows=options.part_rows,
-            seconds=options.part_seconds,
-        )
-        frames = 0
-        try:
-            for outcome in _outcomes(bundle, listing, archive, out, stage, options, decoder):
-                writer.add(outcome)
-                frames += 0 if outcome.frame_index is None else len(outcome.frame_index)
-                progress.advance(outcome)
-        except KeyboardInterrupt:
-            writer.flush()  # finished rows are kept, --resume goes on from them
-            raise
+        with open_results(out, record, options.resume):
+            listing.mark_done(read_column(out, "input"))
+            writer = Writer(
+                out,
+                record,
+                bundle.labels(),
+                options.backend,
+                top=options.top,
+                rows=options.part_rows,
+                seconds=options.part_seconds,
+            )
+            return _write(_outcomes(bundle, listing, archive, out, stage, options, decoder), writer, listing, progress)
+
+
+def _write(outcomes: Iterator[Outcome], writer: Writer, listing: Listing, progress: Progress) -> Summary:
+    total, done = listing.count()
+    progress.start(total, done)
+    frames = 0
+    try:
+        for outcome in outcomes:
+            writer.add(outcome)
+            frames += 0 if outcome.frame_index is None else len(outcome.frame_index)
+            progress.advance(outcome)
         writer.close()
-        return Summary(total, done, writer.written, writer.failed, frames)
+    except KeyboardInterrupt:
+        writer.flush()  # finished rows are kept, --resume goes on from them
+        raise
+    except OutputError as error:
+        raise OutputError(f"{error}; finished partitions are kept, go on with --resume") from None
+    return Summary(total, done, writer.written, writer.failed, frames)
 
 
 def _outcomes(
@@ -182,7 +187,8 @@ def classify_videos(todo: Iterator[tuple[str, str]], pool: DecodePool, stage: St
                 if deaths[name] < ATTEMPTS * STARTS:
                     again.append(name)
                     continue
-                yield Outcome(name, error=f"video {name}: its decoder died {ATTEMPTS} times (killed, or out of memory)")
+                text = f"video {' '.join(name.split())}: its decoder died {ATTEMPTS} times (killed, or out of memory)"
+                yield Outcome(name, error=text)
             del paths[name]
             deaths.pop(name, None)
     yield from stage.flush()
@@ -208,3 +214,4 @@ def _classify_archive(archive: Path, listing: Listing, stage: Stage) -> Iterator
         for features, digest in read_features(archive / FOLDER / name):
             if listing.is_todo(features.source):
                 yield stage.classify(features, digest)
+                listing.mark_done([features.source])  # once, also where two files of the archive have it

@@ -77,10 +77,10 @@ class Stage:
     def feed(self, name: str, frames: Array, frame_index: Array) -> list[Outcome]:
         """frames uint8 `[n, H, W, 3]`, frame_index int32 `[n]`: the next ones of a video."""
         video = self._videos.setdefault(name, _Video())
-        video.indices.append(frame_index)
         if self.mode == "full":
-            video.parts.append(frames)
+            self._hold(video, frames, frame_index)
             return []
+        video.indices.append(frame_index)
         video.queued += len(frames)
         self._queue.append((name, frames))
         self._queued += len(frames)
@@ -88,6 +88,18 @@ class Stage:
         while self._queued >= self.batch:
             outcomes += self._run(self.batch)
         return outcomes
+
+    def _hold(self, video: _Video, frames: Array, frame_index: Array) -> None:
+        """Keep the frames, unless the graph could not run on so many: then none of the video's."""
+        if video.error is not None:
+            return
+        video.parts.append(frames)
+        video.indices.append(frame_index)
+        try:
+            require_memory_for_full(self.sessions.bundle, sum(map(len, video.indices)))
+        except VtnError as error:
+            video.error = one_line(error)
+            video.parts.clear()
 
     def end(self, name: str, content_sha256: str | None, decode_seconds: float) -> list[Outcome]:
         """No more frames of this video will come."""
@@ -161,7 +173,6 @@ class Stage:
         features = None
         try:
             if self.mode == "full":
-                require_memory_for_full(self.sessions.bundle, len(index))
                 start = time.perf_counter()
                 lengths = np.array([len(index)], dtype=np.int32)
                 inputs = {FRAMES: self._to_graph(parts)[None], FRAME_INDEX: index[None], LENGTHS: lengths}

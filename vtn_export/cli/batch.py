@@ -23,7 +23,7 @@ from vtn_export.cli.options import (
     frame_count,
     one_of,
 )
-from vtn_export.errors import INTERRUPTED_EXIT_CODE
+from vtn_export.errors import INTERRUPTED_EXIT_CODE, UsageError
 
 MODES = ("chunked", "full", "features")
 
@@ -68,6 +68,8 @@ def command(
     from vtn_export.bundle import Bundle
     from vtn_export.runtime.session import available_cpus
 
+    if mode == "features" and frames is not None:
+        raise UsageError(f"--frames: got {frames} with --mode features, expected none: the stored features decide")
     opened = Bundle.open(bundle)
     options = BatchOptions(
         mode=cast(Mode, mode),

@@ -35,6 +35,7 @@ def watching() -> Iterator[tuple[Progress, Callable[[], float]]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     state = {"begun": time.monotonic(), "line": time.monotonic(), "done": 0, "failed": 0, "todo": 0}
     task = bar.add_task("batch", total=None, rate=0.0, failed=0)
