@@ -1,4 +1,5 @@
 // The C ABI: handles are numbers, looked up in a table, so that a closed or invented one is an error code.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -280,6 +281,39 @@ int vtn_stream_push(vtn_stream* stream, const vtn_frame* frame, int64_t frame_in
             result->ready = 0;
             fill(result, object.push(checked_view(frame), frame_index));
         });
+    });
+}
+
+int vtn_streams_push(vtn_stream* const* streams_, const vtn_frame* frames, const int64_t* frame_index, size_t count,
+                     vtn_result* results) {
+    return guarded([&] {
+        check_out(streams_, "streams");
+        check_out(frames, "frames");
+        check_out(results, "results");
+        if (count < 1 || count > 1024) {
+            throw Error(VTN_ERROR_USAGE, "streams: got " + std::to_string(count) + ", expected 1..1024");
+        }
+        // Kept from call to call: no allocation after the first
+        thread_local std::vector<std::shared_ptr<Entry<Stream>>> entries;
+        thread_local std::vector<Stream*> objects;
+        thread_local std::vector<ImageView> images;
+        thread_local std::vector<const Result*> found;
+        const struct Clear {
+            ~Clear() { entries.clear(); }  // a closed stream must not live on in here
+        } clear;
+        entries.clear(), objects.clear(), images.clear(), found.assign(count, nullptr);
+        for (size_t i = 0; i < count; ++i) {
+            entries.push_back(streams().find(streams_[i]));
+            objects.push_back(entries.back()->object.get());
+            if (std::find(objects.begin(), objects.end() - 1, objects.back()) != objects.end() - 1) {
+                throw Error(VTN_ERROR_USAGE, "streams: got one of them twice, expected a frame of each");
+            }
+            images.push_back(checked_view(frames + i));
+            check_result(results + i, objects.back()->num_classes());
+            results[i].ready = 0;
+        }
+        Stream::push_together(objects.data(), images.data(), frame_index, count, found.data());
+        for (size_t i = 0; i < count; ++i) fill(results + i, found[i]);
     });
 }
 

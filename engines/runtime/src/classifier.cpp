@@ -15,7 +15,6 @@ std::string chosen_backend(const Bundle& bundle, const Options& options) {
     if (options.backend != "auto") {
         throw Error(VTN_ERROR_USAGE, "backend: got '" + options.backend + "', expected auto, tensorrt or openvino");
     }
-    (void)bundle;
     if (!has_openvino()) return "tensorrt";
     if (!has_tensorrt()) return "openvino";
     try {  // both: the GPU where an engine fits this machine
@@ -70,9 +69,8 @@ ImageView checked_view(const vtn_frame* frame) {
     view.format = static_cast<PixelFormat>(frame->format);
     view.matrix = static_cast<ColorMatrix>(frame->matrix);
     view.range = static_cast<ColorRange>(frame->range);
-    if (frame->memory == VTN_DEVICE) {
-        throw Error(VTN_ERROR_BACKEND, "frame: got device memory, expected host memory; this build resizes on the CPU");
-    }
+    view.device = frame->memory == VTN_DEVICE;
+    view.stream = frame->stream;
     const bool nv12 = view.format == PixelFormat::nv12;
     const std::int64_t row = std::int64_t{w} * (nv12 ? 1 : view.format == PixelFormat::rgba ? 4 : 3);
     const auto stride = [](const char* what, std::int64_t got, std::int64_t least) {
@@ -93,12 +91,18 @@ ImageView checked_view(const vtn_frame* frame) {
 }
 
 Classifier::Classifier(std::shared_ptr<const Shared> shared)
-    : shared_(std::move(shared)), preprocessor_(manifest().preprocessing, manifest().input_type) {}
+    : shared_(std::move(shared)), preprocessor_(make_preprocessor()) {}
+
+std::unique_ptr<Preprocessor> Classifier::make_preprocessor() const {
+    const auto make = shared_->gpu ? make_gpu_preprocessor : make_cpu_preprocessor;
+    return make(manifest().preprocessing, manifest().input_type);
+}
 
 Classifier::Classifier(Bundle bundle, std::string backend, const MakeExecutor& make)
     : Classifier([&] {
           std::vector<std::string> labels = bundle.labels();
-          return std::make_shared<const Shared>(Shared{std::move(bundle), std::move(labels), std::move(backend), make});
+          return std::make_shared<const Shared>(
+              Shared{std::move(bundle), std::move(labels), std::move(backend), make, false});
       }()) {}
 
 Classifier::Classifier(const std::string& path, const Options& options)
@@ -111,7 +115,7 @@ Classifier::Classifier(const std::string& path, const Options& options)
               return gpu ? make_tensorrt(from, part, options) : make_openvino(from, part, options);
           };
           return std::make_shared<const Shared>(
-              Shared{std::move(bundle), std::move(labels), std::move(backend), std::move(make)});
+              Shared{std::move(bundle), std::move(labels), std::move(backend), std::move(make), gpu});
       }()) {
     // What runs first and most is loaded here, so that a wrong engine is an error of opening.
     if (manifest().graphs.count(Part::backbone) != 0) executor(Part::backbone);
@@ -159,9 +163,19 @@ const std::int32_t* Classifier::positions(const std::int64_t* index, std::size_t
     return positions_.data();
 }
 
+std::uint8_t* Classifier::pixels(std::size_t frames) {
+    if (frames > pixel_frames_) {
+        pixels_.reset();  // the old memory first: a device has little
+        pixel_frames_ = 0;
+        pixels_ = room(frames);
+        pixel_frames_ = frames;
+    }
+    return pixels_.get();
+}
+
 void Classifier::backbone(const void* frames, std::int64_t count, float* features) {
     Inputs inputs;
-    inputs.frames = frames, inputs.count = count;
+    inputs.frames = frames, inputs.count = count, inputs.on_device = preprocessor_->on_device();
     executor(Part::backbone).run(inputs, features, std::size_t(count) * manifest().feature_dim);
 }
 
@@ -171,10 +185,11 @@ void Classifier::full(const vtn_frame* frames, std::size_t count, const std::int
     check_count(count);
     check_logits(logits, size, manifest().num_classes);
     Executor& graph = executor(Part::full);
-    pixels_.resize(count * frame_size());
-    for (std::size_t i = 0; i < count; ++i) preprocess(checked_view(frames + i), pixels_.data() + i * frame_size());
+    std::uint8_t* out = pixels(count);
+    for (std::size_t i = 0; i < count; ++i) preprocess(checked_view(frames + i), out + i * frame_size());
     Inputs inputs;
-    inputs.frames = pixels_.data(), inputs.frame_index = positions(index, count), inputs.count = std::int64_t(count);
+    inputs.on_device = preprocessor_->on_device();
+    inputs.frames = out, inputs.frame_index = positions(index, count), inputs.count = std::int64_t(count);
     graph.run(inputs, logits, std::size_t(manifest().num_classes));
 }
 
@@ -190,13 +205,13 @@ void Classifier::features(const vtn_frame* frames, std::size_t count, int chunk,
         throw Error(VTN_ERROR_SHAPE, "features: got room for " + std::to_string(size) + ", expected at least " +
                                          std::to_string(count * width));
     }
-    pixels_.resize(std::min(count, std::size_t(chunk)) * frame_size());
+    std::uint8_t* inputs = pixels(std::min(count, std::size_t(chunk)));
     for (std::size_t first = 0; first < count; first += std::size_t(chunk)) {
         const std::size_t part = std::min(std::size_t(chunk), count - first);
         for (std::size_t i = 0; i < part; ++i) {
-            preprocess(checked_view(frames + first + i), pixels_.data() + i * frame_size());
+            preprocess(checked_view(frames + first + i), inputs + i * frame_size());
         }
-        backbone(pixels_.data(), std::int64_t(part), out + first * width);
+        backbone(inputs, std::int64_t(part), out + first * width);
     }
 }
 

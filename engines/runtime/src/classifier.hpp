@@ -30,9 +30,12 @@ public:
     void features(const vtn_frame* frames, std::size_t count, int chunk, float* features, std::size_t size);
     void classify(const float* features, std::size_t count, const std::int64_t* index, float* logits, std::size_t size);
 
-    // One frame: into the graph's input type, and through the backbone.
-    void preprocess(const ImageView& image, void* out) { preprocessor_.run(image, out); }
+    // One frame: into the graph's input type, in memory of room(), and from there through the backbone.
+    void preprocess(const ImageView& image, void* out) { preprocessor_->run(image, out); }
+    std::shared_ptr<std::uint8_t> room(std::size_t frames) { return preprocessor_->room(frames * frame_size()); }
     void backbone(const void* frames, std::int64_t count, float* features);
+    std::unique_ptr<Preprocessor> make_preprocessor() const;  // for a second thread
+    bool same_engine(const Classifier& other) const { return shared_ == other.shared_; }
 
     const Manifest& manifest() const { return shared_->bundle.manifest; }
     const std::vector<std::string>& labels() const { return shared_->labels; }
@@ -45,15 +48,18 @@ private:
         std::vector<std::string> labels;
         std::string backend;
         MakeExecutor make;
+        bool gpu = false;
     };
     explicit Classifier(std::shared_ptr<const Shared> shared);
     Executor& executor(Part part);
+    std::uint8_t* pixels(std::size_t frames);
     const std::int32_t* positions(const std::int64_t* index, std::size_t count);
 
     std::shared_ptr<const Shared> shared_;
-    CpuPreprocessor preprocessor_;
+    std::unique_ptr<Preprocessor> preprocessor_;
     std::unique_ptr<Executor> executors_[3];
-    std::vector<std::uint8_t> pixels_;
+    std::shared_ptr<std::uint8_t> pixels_;
+    std::size_t pixel_frames_ = 0;
     std::vector<float> features_;
     std::vector<std::int32_t> positions_;
 };

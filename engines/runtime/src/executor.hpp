@@ -16,12 +16,14 @@ struct Options {
     std::string tensorrt_library, plugin_library;
 };
 
-// Inputs of one call, in the caller's memory. frames: backbone and full; features: temporal.
+// Inputs of one call, in the caller's memory; frames may be on the device. frames: backbone and full; features:
+// temporal.
 struct Inputs {
     const void* frames = nullptr;
     const float* features = nullptr;
     const std::int32_t* frame_index = nullptr;  // full and temporal: [1, count]
     std::int64_t count = 0;                     // frames of the chunk or video
+    bool on_device = false;                     // frames are in the device's memory
 };
 
 // One graph, one thread. clone() shares what is heavy and keeps it alive.

@@ -1,8 +1,6 @@
 #include "stream.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "error.hpp"
 
@@ -20,7 +18,7 @@ StreamOptions checked(StreamOptions options, const Manifest& manifest) {
         }
     };
     within("window", options.window, 1, kMaxWindow);
-    within("stride", options.stride, 1, options.window);
+    within("stride", options.stride, 1, kMaxWindow);  // beyond the window: some frames are in no result
     if (options.queue == 0) options.queue = std::min(options.stride, kMaxQueue);
     within("queue", options.queue, 1, kMaxQueue);
     if (!(options.deadline >= 0)) throw Error(VTN_ERROR_USAGE, "deadline: expected seconds, 0 or more");
@@ -53,18 +51,19 @@ void Ring::copy(float* features, std::int64_t* index) const {
 
 Stream::Stream(std::unique_ptr<Classifier> classifier, const StreamOptions& options)
     : classifier_(std::move(classifier)),
-      incoming_(classifier_->manifest().preprocessing, classifier_->manifest().input_type),
+      incoming_(classifier_->make_preprocessor()),
       options_(checked(options, classifier_->manifest())),
       ring_(std::size_t(options_.window), std::size_t(classifier_->manifest().feature_dim)),
       window_(std::size_t(options_.window) * classifier_->manifest().feature_dim),
       window_index_(std::size_t(options_.window)),
-      pixels_(classifier_->frame_size()) {
+      feature_(std::size_t(classifier_->manifest().feature_dim)),
+      pixels_(classifier_->room(1)) {
     result_.logits.resize(std::size_t(num_classes()));
     published_.logits.resize(std::size_t(num_classes()));
     slots_.resize(std::size_t(options_.queue));
-    for (Slot& slot : slots_) slot.pixels.resize(classifier_->frame_size());
-    working_.pixels.resize(classifier_->frame_size());
-    staged_.pixels.resize(classifier_->frame_size());
+    for (Slot& slot : slots_) slot.pixels = classifier_->room(1);
+    working_.pixels = classifier_->room(1);
+    staged_.pixels = classifier_->room(1);
 }
 
 Stream::~Stream() {
@@ -87,10 +86,9 @@ std::int64_t Stream::checked_index(std::int64_t index) const {
     return index;
 }
 
-// A frame's pixels through the backbone into the ring; true when result_ is new.
-bool Stream::take(const void* pixels, std::int64_t index, Clock::time_point arrived) {
-    classifier_->backbone(pixels, 1, window_.data());  // the ring changes only when that went well
-    std::memcpy(ring_.next(index), window_.data(), std::size_t(classifier_->manifest().feature_dim) * sizeof(float));
+// A frame's feature into the ring; true when result_ is new.
+bool Stream::keep(const float* feature, std::int64_t index, Clock::time_point arrived) {
+    std::copy_n(feature, std::size_t(classifier_->manifest().feature_dim), ring_.next(index));
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         ++counters_.frames;
@@ -109,16 +107,58 @@ bool Stream::take(const void* pixels, std::int64_t index, Clock::time_point arri
     return true;
 }
 
-const Result* Stream::push(const ImageView& image, std::int64_t index) {
+void Stream::check_pushed() const {
     if (thread_.joinable()) {
         throw Error(VTN_ERROR_USAGE, "push: this stream has a queue in use; offer its frames, or open another stream");
     }
+}
+
+const Result* Stream::push(const ImageView& image, std::int64_t index) {
+    const std::lock_guard<std::mutex> one(offering_);
+    check_pushed();
     const auto arrived = Clock::now();
     const std::int64_t at = checked_index(index);
-    classifier_->preprocess(image, pixels_.data());
-    const bool ready = take(pixels_.data(), at, arrived);
-    newest_ = at;
-    return ready ? &result_ : nullptr;
+    classifier_->preprocess(image, pixels_.get());
+    classifier_->backbone(pixels_.get(), 1, feature_.data());
+    newest_ = at;  // only now: after a failure the same frame may come again
+    return keep(feature_.data(), at, arrived) ? &result_ : nullptr;
+}
+
+void Stream::push_together(Stream* const* streams, const ImageView* images, const std::int64_t* index,
+                           std::size_t count, const Result** results) {
+    const auto arrived = Clock::now();
+    Stream& first = *streams[0];
+    Classifier& shared = *first.classifier_;
+    first.held_.reserve(count);
+    struct Release {
+        std::vector<std::unique_lock<std::mutex>>& locks;
+        ~Release() { locks.clear(); }
+    } release{first.held_};
+    for (std::size_t i = 0; i < count; ++i) {
+        results[i] = nullptr;
+        first.held_.emplace_back(streams[i]->offering_, std::try_to_lock);
+        if (!first.held_.back().owns_lock()) {
+            throw Error(VTN_ERROR_USAGE, "streams: one is in use by another thread");
+        }
+        streams[i]->check_pushed();
+        if (!shared.same_engine(*streams[i]->classifier_)) {
+            throw Error(VTN_ERROR_USAGE, "streams: got streams of several bundles, expected clones of one classifier");
+        }
+        if (index != nullptr) streams[i]->checked_index(index[i]);
+    }
+    const std::size_t width = std::size_t(shared.manifest().feature_dim), size = shared.frame_size();
+    if (count > first.pixel_frames_) {
+        first.pixels_ = shared.room(count);
+        first.pixel_frames_ = count;
+        first.feature_.resize(count * width);
+    }
+    for (std::size_t i = 0; i < count; ++i) shared.preprocess(images[i], first.pixels_.get() + i * size);
+    shared.backbone(first.pixels_.get(), std::int64_t(count), first.feature_.data());
+    for (std::size_t i = 0; i < count; ++i) {
+        Stream& stream = *streams[i];
+        stream.newest_ = stream.checked_index(index == nullptr ? -1 : index[i]);
+        if (stream.keep(first.feature_.data() + i * width, stream.newest_, arrived)) results[i] = &stream.result_;
+    }
 }
 
 bool Stream::offer(const ImageView& image, std::int64_t index) {
@@ -134,7 +174,7 @@ bool Stream::offer(const ImageView& image, std::int64_t index) {
         return false;
     }
     lock.unlock();  // the pixels are made without holding up the worker
-    incoming_.run(image, staged_.pixels.data());
+    incoming_->run(image, staged_.pixels.get());
     staged_.index = at, staged_.arrived = arrived;
     lock.lock();
     if (options_.policy == Policy::block) {
@@ -167,7 +207,8 @@ void Stream::work() {
         bool ready = false;
         std::exception_ptr failure;
         try {
-            ready = take(working_.pixels.data(), working_.index, working_.arrived);
+            classifier_->backbone(working_.pixels.get(), 1, feature_.data());
+            ready = keep(feature_.data(), working_.index, working_.arrived);
         } catch (...) {
             failure = std::current_exception();
         }

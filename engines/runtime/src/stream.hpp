@@ -58,6 +58,10 @@ public:
 
     // In the caller's thread; the result, or null between strides. It lives until the next call.
     const Result* push(const ImageView& image, std::int64_t index);
+    // Several cameras through one backbone call: push() of each, in order. The streams are different ones of one
+    // classifier. Frames that the backbone took are in their rings even if a temporal graph then fails.
+    static void push_together(Stream* const* streams, const ImageView* images, const std::int64_t* index,
+                              std::size_t count, const Result** results);
     // For the stream's own thread, which the first call starts. False: this frame was dropped.
     bool offer(const ImageView& image, std::int64_t index);
     // The newest result not taken yet, into `result`; false: none came in time. Rethrows what broke the thread.
@@ -69,21 +73,24 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
     struct Slot {
-        std::vector<std::uint8_t> pixels;
+        std::shared_ptr<std::uint8_t> pixels;
         std::int64_t index = 0;
         Clock::time_point arrived;
     };
     std::int64_t checked_index(std::int64_t index) const;
-    bool take(const void* pixels, std::int64_t index, Clock::time_point arrived);
+    void check_pushed() const;
+    bool keep(const float* feature, std::int64_t index, Clock::time_point arrived);
     void work();
 
     std::unique_ptr<Classifier> classifier_;
-    CpuPreprocessor incoming_;  // of the thread that offers
+    std::unique_ptr<Preprocessor> incoming_;  // of the thread that offers
     StreamOptions options_;
     Ring ring_;
     std::vector<float> window_;
     std::vector<std::int64_t> window_index_;
-    std::vector<std::uint8_t> pixels_;
+    std::vector<float> feature_;  // of the newest frame, or of one of each camera
+    std::shared_ptr<std::uint8_t> pixels_;
+    std::size_t pixel_frames_ = 1;
     int since_ = 0;
     std::int64_t newest_ = -1;  // of what was pushed or offered
     Result result_;
@@ -97,7 +104,8 @@ private:
     Result published_;
     Counters counters_;
     std::exception_ptr failure_;
-    std::mutex offering_;
+    std::mutex offering_;                             // held by whoever brings frames
+    std::vector<std::unique_lock<std::mutex>> held_;  // of the other streams, while this one leads push_together()
     std::thread thread_;
 };
 

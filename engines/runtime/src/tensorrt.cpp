@@ -1,5 +1,4 @@
 // TensorRT engines. One engine for all clones; a context, stream, buffers and CUDA graphs for each.
-#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -8,10 +7,11 @@
 #include <mutex>
 #include <vector>
 
-#include "cuda_library.hpp"
+#include "cuda.hpp"
 #include "engine_record.hpp"
 #include "error.hpp"
 #include "executor.hpp"
+#include "tensorrt_library.hpp"
 
 namespace vtn::detail {
 namespace {
@@ -21,18 +21,7 @@ constexpr int kMajor = TRT_MAJOR_ENTERPRISE;
 #else
 constexpr int kMajor = NV_TENSORRT_MAJOR;
 #endif
-constexpr int kWarmUpRuns = 2;  // before a shape's graph is captured: the first ones allocate and choose kernels
-constexpr std::size_t kMaxGraphs = 8;
-
-void check_cuda(cudaError_t status, const char* what) {
-    if (status == cudaSuccess) return;
-    const bool none = status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver;
-    if (none) {
-        throw Error(VTN_ERROR_GPU, std::string("no NVIDIA GPU answers (") + what + ": " + cudaGetErrorName(status) +
-                                       "); run this on the machine with the GPU");
-    }
-    throw Error(VTN_ERROR_BACKEND, std::string("trt: ") + what + ": " + cudaGetErrorName(status));
-}
+constexpr int kWarmUpRuns = 2;  // before the graph of a shape is captured: the first ones allocate and choose kernels
 
 class Logger final : public nvinfer1::ILogger {
 public:
@@ -54,45 +43,20 @@ private:
     std::string last_;
 };
 
-// Destroyed from the last to the first: the engine before its runtime, that before the library and the logger.
+// Destroyed from the last to the first: the engine before its runtime, that before the logger.
 struct Engine {
     Logger logger;
-    std::shared_ptr<TensorRtLibrary> library;
     std::unique_ptr<nvinfer1::IRuntime> runtime;
     std::unique_ptr<nvinfer1::ICudaEngine> engine;
     EngineRecord record;
-    bool integrated = false;
-};
-
-// Host memory that the device sees: the same on an integrated GPU, a pinned and a device part on a discrete one.
-struct Buffer {
-    void* host = nullptr;
-    void* device = nullptr;
-    std::size_t size = 0;
-    bool mapped = false;
-
-    void allocate(std::size_t bytes, bool map) {
-        free();
-        check_cuda(cudaHostAlloc(&host, bytes, map ? cudaHostAllocMapped : cudaHostAllocDefault), "cudaHostAlloc");
-        mapped = map;
-        if (map) {
-            check_cuda(cudaHostGetDevicePointer(&device, host, 0), "cudaHostGetDevicePointer");
-        } else {
-            check_cuda(cudaMalloc(&device, bytes), "cudaMalloc");
-        }
-        size = bytes;
-    }
-    void free() {
-        if (device != nullptr && !mapped) cudaFree(device);
-        if (host != nullptr) cudaFreeHost(host);
-        host = device = nullptr, size = 0;
-    }
+    Device device;
 };
 
 class TensorRt final : public Executor {
 public:
     TensorRt(std::shared_ptr<Engine> engine, const Manifest& manifest, Part part)
         : engine_(std::move(engine)), part_(part), manifest_(manifest) {
+        const DeviceScope scope(engine_->device.id);
         context_.reset(engine_->engine->createExecutionContext());
         if (context_ == nullptr) {
             throw Error(VTN_ERROR_BACKEND,
@@ -102,13 +66,13 @@ public:
     }
 
     ~TensorRt() override {
-        forget_graphs();
-        for (auto& entry : buffers_) entry.second.free();
+        forget_graph();
         context_.reset();  // before its engine
         if (stream_ != nullptr) cudaStreamDestroy(stream_);
     }
 
     void run(const Inputs& inputs, float* output, std::size_t output_size) override {
+        const DeviceScope scope(engine_->device.id);
         choose_profile(inputs.count);
         if (inputs.count != count_) set_shapes(inputs.count, output_size * sizeof(float));
         const std::int32_t length = static_cast<std::int32_t>(inputs.count);
@@ -118,15 +82,23 @@ public:
                                : name == "frame_index" ? static_cast<const void*>(inputs.frame_index)
                                : name == "lengths"     ? &length
                                                        : nullptr;
-            if (from != nullptr) std::memcpy(buffer.host, from, sizes_.at(name));
+            if (from == nullptr) continue;
+            if (name == "frames" && inputs.on_device) {
+                // 150 kB a frame on the device itself; an engine bound to the caller's address could not be a graph
+                check_cuda(cudaMemcpyAsync(buffer.device, from, sizes_.at(name), cudaMemcpyDefault, stream_),
+                           "cudaMemcpyAsync");
+            } else {
+                std::memcpy(buffer.host, from, sizes_.at(name));
+            }
         }
-        if (cudaGraphExec_t graph = graph_for(inputs.count)) {
+        uploads_frames_ = !inputs.on_device;
+        if (cudaGraphExec_t graph = ready_graph()) {
             check_cuda(cudaGraphLaunch(graph, stream_), "cudaGraphLaunch");
         } else {
             enqueue();
         }
         check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-        ++runs_[inputs.count];
+        ++runs_;
         std::memcpy(output, buffers_.at(result_name()).host, output_size * sizeof(float));
     }
 
@@ -165,11 +137,12 @@ private:
         }
         check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
         profile_ = best, count_ = -1;
-        forget_graphs();
+        forget_graph();
     }
 
     void set_shapes(std::int64_t count, std::size_t output_bytes) {
         count_ = -1;  // stands again when all of it is set
+        forget_graph();
         for (const TensorSpec& spec : manifest_.graphs.at(part_).inputs) {
             nvinfer1::Dims dims{};
             dims.nbDims = static_cast<std::int32_t>(spec.shape.size());
@@ -196,10 +169,7 @@ private:
 
     void bind(const std::string& name, std::size_t bytes) {
         Buffer& buffer = buffers_[name];
-        if (buffer.size < bytes) {
-            forget_graphs();  // they know the old address
-            buffer.allocate(bytes, engine_->integrated);
-        }
+        buffer.reserve(bytes, engine_->device.integrated);
         sizes_[name] = bytes;
         if (!context_->setTensorAddress(name.c_str(), buffer.device)) {
             throw Error(VTN_ERROR_BACKEND, "trt: " + name + ": the context refused its address");
@@ -209,7 +179,7 @@ private:
     void enqueue() {
         for (const TensorSpec& spec : manifest_.graphs.at(part_).inputs) {
             const Buffer& buffer = buffers_.at(spec.name);
-            if (buffer.mapped) continue;
+            if (buffer.mapped || (spec.name == "frames" && !uploads_frames_)) continue;
             check_cuda(
                 cudaMemcpyAsync(buffer.device, buffer.host, sizes_.at(spec.name), cudaMemcpyHostToDevice, stream_),
                 "cudaMemcpyAsync");
@@ -225,13 +195,13 @@ private:
         }
     }
 
-    // The shape's graph, captured once it is warm; null before that, or where it cannot be captured.
-    cudaGraphExec_t graph_for(std::int64_t count) {
-        const auto known = graphs_.find(count);
-        if (known != graphs_.end()) return known->second;
-        if (runs_[count] < kWarmUpRuns || graphs_.size() >= kMaxGraphs) return nullptr;
+    // The graph of the present shape, captured once that is warm; null before, or where it cannot be captured. A graph
+    // is of one shape and of one way that frames come in: another one makes the context another, and the graph void.
+    cudaGraphExec_t ready_graph() {
+        if (tried_ && graph_uploads_ != uploads_frames_) forget_graph();
+        if (tried_ || runs_ < kWarmUpRuns) return graph_;
+        tried_ = true, graph_uploads_ = uploads_frames_;
         cudaGraph_t graph = nullptr;
-        cudaGraphExec_t ready = nullptr;
         if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
             bool whole = true;
             try {
@@ -240,21 +210,18 @@ private:
                 whole = false;
             }
             if (cudaStreamEndCapture(stream_, &graph) != cudaSuccess || !whole ||
-                cudaGraphInstantiate(&ready, graph, 0) != cudaSuccess) {
-                ready = nullptr;
+                cudaGraphInstantiate(&graph_, graph, 0) != cudaSuccess) {
+                graph_ = nullptr;
             }
         }
         if (graph != nullptr) cudaGraphDestroy(graph);
         cudaGetLastError();  // a failed capture is no failed run
-        return graphs_[count] = ready;
+        return graph_;
     }
 
-    void forget_graphs() {
-        for (const auto& entry : graphs_) {
-            if (entry.second != nullptr) cudaGraphExecDestroy(entry.second);
-        }
-        graphs_.clear();
-        runs_.clear();
+    void forget_graph() {
+        if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+        graph_ = nullptr, tried_ = false, runs_ = 0;
     }
 
     std::shared_ptr<Engine> engine_;
@@ -264,48 +231,50 @@ private:
     cudaStream_t stream_ = nullptr;
     std::map<std::string, Buffer> buffers_;
     std::map<std::string, std::size_t> sizes_;
-    std::map<std::int64_t, cudaGraphExec_t> graphs_;
-    std::map<std::int64_t, int> runs_;
+    cudaGraphExec_t graph_ = nullptr;
+    bool tried_ = false, graph_uploads_ = true, uploads_frames_ = true;
+    int runs_ = 0, profile_ = -1;
     std::int64_t count_ = -1;
-    int profile_ = -1;
 };
 
 }  // namespace
 
-std::shared_ptr<TensorRtLibrary> TensorRtLibrary::open(const std::string& path) {
-    const std::string name = path.empty() ? "libnvinfer.so." + std::to_string(kMajor) : path;
-    auto library = std::make_shared<TensorRtLibrary>();
-    library->handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (library->handle_ == nullptr) {
+TensorRtLibrary TensorRtLibrary::open(const std::string& path) {
+    const std::string wanted = "libnvinfer.so." + std::to_string(kMajor), name = path.empty() ? wanted : path;
+    // Never closed again once it is the right one: TensorRT's threads and registry outlive the last engine.
+    const auto close = [](void* handle) { dlclose(handle); };
+    std::unique_ptr<void, decltype(close)> handle(dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL), close);
+    if (handle == nullptr) {
         throw Error(VTN_ERROR_BACKEND, "tensorrt: " + name + " cannot be loaded (" + dlerror() +
                                            "); install TensorRT " + std::to_string(kMajor) +
                                            ", or name the library in tensorrt_library");
     }
-    const auto version = reinterpret_cast<std::int32_t (*)()>(dlsym(library->handle_, "getInferLibVersion"));
-    library->create_ =
-        reinterpret_cast<void* (*)(void*, std::int32_t)>(dlsym(library->handle_, "createInferRuntime_INTERNAL"));
-    if (version == nullptr || library->create_ == nullptr) {
+    const auto version = reinterpret_cast<std::int32_t (*)()>(dlsym(handle.get(), "getInferLibVersion"));
+    TensorRtLibrary library;
+    library.create_ =
+        reinterpret_cast<void* (*)(void*, std::int32_t)>(dlsym(handle.get(), "createInferRuntime_INTERNAL"));
+    if (version == nullptr || library.create_ == nullptr) {
         throw Error(VTN_ERROR_BACKEND, "tensorrt: " + name + " is no TensorRT library (it lacks " +
                                            (version == nullptr ? "getInferLibVersion" : "createInferRuntime_INTERNAL") +
-                                           "); expected libnvinfer.so." + std::to_string(kMajor));
+                                           "); expected " + wanted);
     }
-    const int number = version();  // major · 10000 + minor · 100 + patch, from 10.0 on
-    const int major = number / 10000;
-    library->version =
-        std::to_string(major) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
+    library.number_ = version();
+    const int unit = library.number_ < 10000 ? 1000 : 10000;  // 8.6.1 is 8601, 10.3.0 is 100300
+    const int major = library.number_ / unit;
+    library.version = std::to_string(major) + "." + std::to_string(library.number_ / 100 % (unit / 100)) + "." +
+                      std::to_string(library.number_ % 100);
     if (major != kMajor) {
-        throw Error(VTN_ERROR_BACKEND, "tensorrt: " + name + ": got TensorRT " + library->version + ", expected " +
+        throw Error(VTN_ERROR_BACKEND, "tensorrt: " + name + ": got TensorRT " + library.version + ", expected " +
                                            std::to_string(kMajor) + ".x, whose headers this libvtn was built with");
     }
+    handle.release();
     return library;
 }
 
-TensorRtLibrary::~TensorRtLibrary() {
-    if (handle_ != nullptr) dlclose(handle_);
-}
-
 nvinfer1::IRuntime* TensorRtLibrary::runtime(nvinfer1::ILogger& logger) const {
-    return static_cast<nvinfer1::IRuntime*>(create_(&logger, NV_TENSORRT_VERSION));
+    // The number that the headers would pass is what the caller was built for. Only what 10.3 has is called, so an
+    // older library of the same major is told its own.
+    return static_cast<nvinfer1::IRuntime*>(create_(&logger, std::min(number_, std::int32_t{NV_TENSORRT_VERSION})));
 }
 
 bool has_tensorrt() {
@@ -315,26 +284,19 @@ bool has_tensorrt() {
 std::unique_ptr<Executor> make_tensorrt(const Bundle& bundle, Part part, const Options& options) {
     bundle.graph(part);
     auto engine = std::make_shared<Engine>();
-    engine->library = TensorRtLibrary::open(options.tensorrt_library);
-    int count = 0;
-    check_cuda(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
-    if (count < 1) check_cuda(cudaErrorNoDevice, "cudaGetDeviceCount");
-    cudaDeviceProp properties{};
-    check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-    engine->integrated = properties.integrated != 0;
-    const Machine machine{properties.name, std::to_string(properties.major) + "." + std::to_string(properties.minor),
-                          engine->library->version};
+    const TensorRtLibrary library = TensorRtLibrary::open(options.tensorrt_library);
+    engine->device = Device::current();
+    const Machine machine{engine->device.name, engine->device.compute_capability, library.version};
     const PluginFile plugin = find_plugin(bundle, options.plugin_library, machine.compute_capability);
     Found found = find_engine(bundle, part, machine, plugin.path, plugin.sha256);
     engine->record = std::move(found.record);
-    engine->runtime.reset(engine->library->runtime(engine->logger));
+    engine->runtime.reset(library.runtime(engine->logger));
     if (engine->runtime == nullptr) {
         throw Error(VTN_ERROR_BACKEND, "trt: no runtime could be made (" + engine->logger.last() + ")");
     }
-    nvinfer1::IPluginRegistry& registry = engine->runtime->getPluginRegistry();
-    // One library for all engines of the process: a second load would register the creator twice.
-    if (!engine->record.plugin_sha256.empty() && registry.getCreator("SlidingWindowAttention", "1", "vtn") == nullptr &&
-        registry.loadLibrary(plugin.path.c_str()) == nullptr) {
+    // The runtime's own registry: two bundles of a process may have two plugin libraries, each its checked one.
+    if (!engine->record.plugin_sha256.empty() &&
+        engine->runtime->getPluginRegistry().loadLibrary(plugin.path.c_str()) == nullptr) {
         throw Error(VTN_ERROR_PLUGIN, plugin.path + ": TensorRT does not load it (" + engine->logger.last() + ")");
     }
     engine->engine.reset(engine->runtime->deserializeCudaEngine(found.bytes.data(), found.bytes.size()));

@@ -42,6 +42,12 @@ TEST(CApi, NullsClosedAndInventedHandles) {
         EXPECT_EQ(vtn_stream_poll(handle, 0, &result), VTN_ERROR_USAGE);
         EXPECT_EQ(vtn_stream_counters(handle, &counters), VTN_ERROR_USAGE);
         EXPECT_EQ(vtn_stream_reset(handle), VTN_ERROR_USAGE);
+        const vtn_frame frame{};
+        EXPECT_EQ(vtn_streams_push(&handle, &frame, nullptr, 1, &result), VTN_ERROR_USAGE);
+        EXPECT_EQ(vtn_streams_push(&handle, &frame, nullptr, 0, &result), VTN_ERROR_USAGE);
+        EXPECT_EQ(vtn_streams_push(&handle, nullptr, nullptr, 1, &result), VTN_ERROR_USAGE);
+        EXPECT_EQ(vtn_streams_push(&handle, &frame, nullptr, 1, nullptr), VTN_ERROR_USAGE);
+        EXPECT_EQ(vtn_streams_push(nullptr, &frame, nullptr, 1, &result), VTN_ERROR_USAGE);
         EXPECT_EQ(vtn_stream_close(handle), VTN_ERROR_USAGE);
     }
 }

@@ -51,13 +51,13 @@ TEST(Preprocess, EveryPackedFormatEqualsTheDefinition) {
             packed.resize(packed.size() - 5);  // nothing behind the last row: ASan sees a read of its gap
             vtn_frame frame = picture.frame();
             frame.data = packed.data(), frame.format = format, frame.stride = stride;
-            CpuPreprocessor processor(pre, InputType::uint8);
+            const auto processor = make_cpu_preprocessor(pre, InputType::uint8);
             std::vector<std::uint8_t> out(33 * 33 * 3);
-            processor.run(checked_view(&frame), out.data());
+            processor->run(checked_view(&frame), out.data());
             for (std::size_t i = 0; i < out.size(); ++i) EXPECT_NEAR(out[i], expected[i], 0.5 + 1e-9) << w << "x" << h;
-            CpuPreprocessor normalising(pre, InputType::float32);
+            const auto normalising = make_cpu_preprocessor(pre, InputType::float32);
             std::vector<float> floats(33 * 33 * 3);
-            normalising.run(checked_view(&frame), floats.data());
+            normalising->run(checked_view(&frame), floats.data());
             for (std::size_t i = 0; i < out.size(); ++i) {
                 EXPECT_FLOAT_EQ(floats[i % 3 * 33 * 33 + i / 3], float((out[i] / 255.0 - 0.45) / 0.225));
             }
@@ -96,9 +96,9 @@ TEST(Preprocess, Nv12InEveryMatrixAndRange) {
                 frame.format = VTN_NV12, frame.width = w, frame.height = h, frame.matrix = matrix, frame.range = range;
                 frame.data = luma.data(), frame.stride = stride;
                 frame.chroma = chroma.data(), frame.chroma_stride = chroma_stride;
-                CpuPreprocessor processor(pre, InputType::uint8);
+                const auto processor = make_cpu_preprocessor(pre, InputType::uint8);
                 std::vector<std::uint8_t> out(33 * 33 * 3);
-                processor.run(checked_view(&frame), out.data());
+                processor->run(checked_view(&frame), out.data());
                 for (std::size_t i = 0; i < out.size(); ++i)
                     EXPECT_NEAR(out[i], std::rint(expected[i]), 1) << w << "x" << h;
             }
@@ -123,8 +123,16 @@ TEST(Preprocess, BadFramesAreOneSentence) {
     EXPECT_EQ(told([](vtn_frame& f) { f.stride = 3 * 13 - 1; }), VTN_ERROR_SHAPE);
     EXPECT_EQ(told([](vtn_frame& f) { f.stride = -39; }), VTN_ERROR_SHAPE);
     EXPECT_EQ(told([](vtn_frame& f) { f.format = VTN_NV12, f.matrix = 2; }), VTN_ERROR_SHAPE);
-    EXPECT_EQ(told([](vtn_frame& f) { f.memory = VTN_DEVICE; }), VTN_ERROR_BACKEND);
+    EXPECT_EQ(told([](vtn_frame& f) { f.memory = 2; }), VTN_ERROR_SHAPE);
     EXPECT_EQ(failure([] { checked_view(nullptr); }).first, VTN_ERROR_USAGE);
+    // device memory is a backend's matter: the CPU's refuses it, and never looks at the pointer
+    vtn_frame frame = picture.frame();
+    frame.memory = VTN_DEVICE, frame.data = reinterpret_cast<const std::uint8_t*>(0x1000);
+    std::vector<std::uint8_t> out(frame_bytes({}, InputType::uint8));
+    const auto [code, text] =
+        failure([&] { make_cpu_preprocessor({}, InputType::uint8)->run(checked_view(&frame), out.data()); });
+    EXPECT_EQ(code, VTN_ERROR_BACKEND);
+    EXPECT_EQ(text, "frame: got device memory, expected host memory; this backend resizes on the CPU");
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ protected:
 
 TEST_F(Streams, EveryStepEqualsTheBatchResult) {
     for (int window : {1, 2, 5, 6, 17}) {
-        for (int stride = 1; stride <= std::min(window, 7); ++stride) {
+        for (int stride : {1, 2, 3, 4, 7, 13}) {  // beyond the window too
             Stream stream(stub_classifier(folder_), {window, stride, 0, Policy::block, 0});
             std::vector<int> seeds;
             std::vector<std::int64_t> index;
@@ -104,10 +104,84 @@ TEST_F(Streams, IndicesOfYearsGivePositionsOfSeconds) {
     }
 }
 
+TEST_F(Streams, CamerasTogetherEqualSeparateStreams) {
+    const auto original = stub_classifier(folder_);
+    std::vector<std::unique_ptr<Stream>> together, alone;
+    for (int camera = 0; camera < 3; ++camera) {
+        const StreamOptions options{5, 2 + camera, 0, Policy::block, 0};
+        together.push_back(std::make_unique<Stream>(original->clone(), options));
+        alone.push_back(std::make_unique<Stream>(original->clone(), options));
+    }
+    int compared = 0;
+    for (int i = 0; i < 40; ++i) {
+        std::vector<Stream*> streams;
+        std::vector<ImageView> images;
+        std::vector<std::int64_t> index;
+        std::vector<Picture> pictures;
+        std::vector<int> cameras;
+        pictures.reserve(3);
+        for (int camera = 0; camera < 3; ++camera) {
+            if ((i + camera) % 4 == 0) continue;  // this one has no frame now
+            pictures.emplace_back(100 * camera + i);
+            const vtn_frame frame = pictures.back().frame();
+            images.push_back(checked_view(&frame));
+            streams.push_back(together[std::size_t(camera)].get());
+            index.push_back(i * (camera + 1)), cameras.push_back(camera);
+        }
+        std::vector<const Result*> results(streams.size());
+        Stream::push_together(streams.data(), images.data(), index.data(), streams.size(), results.data());
+        for (std::size_t k = 0; k < streams.size(); ++k) {
+            const Result* expected = alone[std::size_t(cameras[k])]->push(images[k], index[k]);
+            ASSERT_EQ(results[k] != nullptr, expected != nullptr);
+            if (expected == nullptr) continue;
+            EXPECT_EQ(results[k]->logits, expected->logits);
+            EXPECT_EQ(results[k]->frame_index, expected->frame_index);
+            EXPECT_EQ(results[k]->frames, expected->frames);
+            ++compared;
+        }
+    }
+    EXPECT_GT(compared, 20);
+}
+
+TEST_F(Streams, GroupsRefuseWhatCannotShareABatch) {
+    const auto original = stub_classifier(folder_), other = stub_classifier(folder_);
+    const StreamOptions options{5, 2, 0, Policy::block, 0};
+    Stream a(original->clone(), options), b(other->clone(), options), queued(original->clone(), options);
+    const Picture picture(1);
+    const vtn_frame frame = picture.frame();
+    const ImageView images[]{checked_view(&frame), checked_view(&frame)};
+    const Result* results[2];
+    Stream* strangers[]{&a, &b};
+    EXPECT_EQ(failure([&] { Stream::push_together(strangers, images, nullptr, 2, results); }).first, VTN_ERROR_USAGE);
+    queued.offer(images[0], -1);
+    Stream* mixed[]{&a, &queued};
+    EXPECT_EQ(failure([&] { Stream::push_together(mixed, images, nullptr, 2, results); }).first, VTN_ERROR_USAGE);
+    Stream* one[]{&a};
+    const std::int64_t bad[]{-7};
+    EXPECT_EQ(failure([&] { Stream::push_together(one, images, bad, 1, results); }).first, VTN_ERROR_USAGE);
+    EXPECT_EQ(a.counters().frames, 0U);  // nothing of it happened
+    Stream::push_together(one, images, nullptr, 1, results);
+    EXPECT_EQ(a.counters().frames, 1U);
+}
+
+TEST_F(Streams, AFailedPushMayBeTriedAgain) {
+    bool broken = true;
+    Stream stream(stub_classifier(folder_,
+                                  [&broken] {
+                                      if (broken) throw Error(VTN_ERROR_BACKEND, "stub: broken");
+                                  }),
+                  {6, 1, 0, Policy::block, 0});
+    const Picture picture(1);
+    const vtn_frame frame = picture.frame();
+    EXPECT_EQ(failure([&] { stream.push(checked_view(&frame), 3); }).first, VTN_ERROR_BACKEND);
+    broken = false;
+    EXPECT_EQ(stream.push(checked_view(&frame), 3)->frames, 1);
+}
+
 TEST_F(Streams, BadOptionsAndIndices) {
     for (const StreamOptions& options :
          {StreamOptions{6, 0, 0, Policy::block, 0}, StreamOptions{6, -1, 0, Policy::block, 0},
-          StreamOptions{6, 7, 0, Policy::block, 0}, StreamOptions{-1, 1, 0, Policy::block, 0},
+          StreamOptions{6, 65537, 0, Policy::block, 0}, StreamOptions{-1, 1, 0, Policy::block, 0},
           StreamOptions{6, 1, -1, Policy::block, 0}, StreamOptions{6, 1, 0, Policy::block, -1.0}}) {
         EXPECT_EQ(failure([&] { Stream(stub_classifier(folder_), options); }).first, VTN_ERROR_USAGE);
     }
@@ -128,6 +202,29 @@ TEST_F(Streams, NoAllocationAfterWarmUp) {
     for (int i = 0; i < 20; ++i) stream.push(checked_view(&frame), -1);
     const std::size_t before = allocations;
     for (int i = 0; i < 10000; ++i) stream.push(checked_view(&frame), -1);
+    EXPECT_EQ(allocations, before);
+}
+
+TEST_F(Streams, NoAllocationInGroupsAndQueuesAfterWarmUp) {
+    const auto original = stub_classifier(folder_);
+    const StreamOptions options{6, 2, 0, Policy::block, 0};
+    Stream a(original->clone(), options), b(original->clone(), options), queued(original->clone(), options);
+    Stream* streams[]{&a, &b};
+    const Result* results[2];
+    const Picture picture(1);
+    const vtn_frame frame = picture.frame();
+    const ImageView images[]{checked_view(&frame), checked_view(&frame)};
+    Result result;
+    const auto round = [&](int count) {
+        for (int i = 0; i < count; ++i) {
+            Stream::push_together(streams, images, nullptr, 2, results);
+            queued.offer(images[0], -1);
+            queued.poll(i % 2 == 1 ? 5 : 0, result);
+        }
+    };
+    round(20);
+    const std::size_t before = allocations;
+    round(500);
     EXPECT_EQ(allocations, before);
 }
 

@@ -1,4 +1,6 @@
 // The TensorRT executor without TensorRT or a GPU: the loader's sentences, engine records, the plugin's checks.
+#include <NvInferVersion.h>
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include "engine_record.hpp"
@@ -31,6 +33,32 @@ TEST(TensorRt, MissingAndWrongLibrariesAreSentences) {
     std::tie(code, text) = told();
     EXPECT_EQ(code, VTN_ERROR_BACKEND);
     EXPECT_NE(text.find("libm.so.6 is no TensorRT library (it lacks getInferLibVersion)"), std::string::npos) << text;
+}
+
+// Libraries that say they are TensorRT (wrong_tensorrt.cpp): what is told of their versions is tested, not TensorRT.
+TEST(TensorRt, AnotherMajorIsNamedAndTheRightOneNeedsAGpu) {
+    const Folder folder;
+    write_bundle(folder);
+    const Bundle bundle = Bundle::open(folder.path);
+    Options options;
+    const auto told = [&](const char* library) {
+        options.tensorrt_library = library;
+        return failure([&] { make_tensorrt(bundle, Part::backbone, options); });
+    };
+    const std::string major = std::to_string(NV_TENSORRT_MAJOR);
+    EXPECT_EQ(told(VTN_TENSORRT_8),
+              (std::pair<int, std::string>{VTN_ERROR_BACKEND, std::string("tensorrt: ") + VTN_TENSORRT_8 +
+                                                                  ": got TensorRT 8.6.1, expected " + major +
+                                                                  ".x, whose headers this libvtn was built with"}));
+    EXPECT_NE(told(VTN_TENSORRT_NEXT).second.find("got TensorRT " + std::to_string(NV_TENSORRT_MAJOR + 1) + ".2.3"),
+              std::string::npos);
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) GTEST_SKIP() << "a GPU is here";
+    const auto [code, text] = told(VTN_TENSORRT_SAME);
+    EXPECT_EQ(code, VTN_ERROR_GPU);
+    EXPECT_NE(text.find("no NVIDIA GPU answers (cudaGetDeviceCount: cudaError"), std::string::npos) << text;
+    EXPECT_NE(text.find("run this on the machine with the GPU"), std::string::npos) << text;
+    EXPECT_EQ(failure([] { make_gpu_preprocessor({}, InputType::uint8); }).first, VTN_ERROR_GPU);
 }
 
 TEST(TensorRt, EveryMismatchOfAnEngineIsTold) {

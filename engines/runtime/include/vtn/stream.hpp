@@ -55,6 +55,7 @@ public:
     }
 
     void reset() { check(vtn_stream_reset(handle_.get())); }
+    vtn_stream* handle() const { return handle_.get(); }
 
     vtn_counters counters() const {
         vtn_counters counters{};
@@ -82,6 +83,52 @@ private:
 
     std::size_t classes_;
     std::unique_ptr<vtn_stream, Close> handle_;
+};
+
+// Cameras that share one backbone call. Results equal those of separate streams.
+class StreamGroup {
+public:
+    StreamGroup(const Classifier& classifier, std::size_t cameras, const StreamOptions& options = {})
+        : classes_(std::size_t(classifier.num_classes())) {
+        for (std::size_t i = 0; i < cameras; ++i) streams_.emplace_back(classifier, options);
+    }
+
+    // One frame of each of these cameras, each once. index: empty, or their places in their sources.
+    std::vector<std::optional<Result>> push(const std::vector<std::size_t>& cameras, const std::vector<Frame>& frames,
+                                            const std::vector<std::int64_t>& index = {}) {
+        if (cameras.size() != frames.size() || (!index.empty() && index.size() != frames.size())) {
+            throw Error(VTN_ERROR_USAGE, "frames: got " + std::to_string(frames.size()) + " for " +
+                                             std::to_string(cameras.size()) + " cameras");
+        }
+        std::vector<vtn_stream*> handles;
+        std::vector<Result> found;
+        std::vector<vtn_result> results(frames.size());
+        for (std::size_t camera : cameras) {
+            handles.push_back(streams_.at(camera).handle());
+            found.push_back({std::vector<float>(classes_), 0, 0, 0});
+        }
+        for (std::size_t i = 0; i < results.size(); ++i) {
+            results[i].struct_size = sizeof(vtn_result);
+            results[i].logits = found[i].logits.data(), results[i].num_logits = classes_;
+        }
+        check(vtn_streams_push(handles.data(), frames.data(), index.empty() ? nullptr : index.data(), frames.size(),
+                               results.data()));
+        std::vector<std::optional<Result>> told(frames.size());
+        for (std::size_t i = 0; i < results.size(); ++i) {
+            if (results[i].ready == 0) continue;
+            found[i].frames = results[i].frames, found[i].frame_index = results[i].frame_index;
+            found[i].latency = results[i].latency;
+            told[i] = std::move(found[i]);
+        }
+        return told;
+    }
+
+    Stream& operator[](std::size_t camera) { return streams_.at(camera); }
+    std::size_t size() const { return streams_.size(); }
+
+private:
+    std::size_t classes_;
+    std::vector<Stream> streams_;
 };
 
 }  // namespace vtn

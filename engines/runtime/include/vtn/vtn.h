@@ -46,7 +46,7 @@ extern "C" {
 #define VTN_LIMITED_RANGE 0 /* luma 16..235 */
 #define VTN_FULL_RANGE 1
 #define VTN_HOST 0
-#define VTN_DEVICE 1 /* CUDA device pointers; not with the CPU executor */
+#define VTN_DEVICE 1 /* pointers that CUDA kernels can read: device, managed or mapped; not with the CPU executor */
 
 /* What happens to a frame when the queue of vtn_stream_offer is full. */
 #define VTN_DROP_OLDEST 0
@@ -76,12 +76,14 @@ typedef struct vtn_frame {
     int32_t matrix;
     int32_t range;
     int32_t memory;
+    void*
+        stream; /* VTN_DEVICE: the cudaStream_t that makes the pixels, used for the resize; null: the default stream */
 } vtn_frame;
 
 typedef struct vtn_stream_options {
     size_t struct_size; /* sizeof(vtn_stream_options) */
     int32_t window;     /* frames; 0: the bundle's num_frames */
-    int32_t stride;     /* frames from result to result, at least 1 */
+    int32_t stride;     /* frames from result to result, 1 to 65536 */
     int32_t queue;      /* frames that may wait in vtn_stream_offer; 0: one stride */
     int32_t policy;
     double deadline; /* seconds; a result that took longer counts as late; 0: none does */
@@ -135,6 +137,11 @@ VTN_API int vtn_stream_close(vtn_stream* stream);
 VTN_API int vtn_stream_reset(vtn_stream* stream);
 /* At once, in this thread. frame_index: -1: one after the newest. result->ready says whether there is one. */
 VTN_API int vtn_stream_push(vtn_stream* stream, const vtn_frame* frame, int64_t frame_index, vtn_result* result);
+/* Several cameras at once: one backbone call for the frames of count different streams, all opened from one classifier
+ * or its clones, then what vtn_stream_push does for each. frame_index may be null: one after the newest, for each.
+ * results: count of them. With fewer frames than cameras, give the streams that have one. */
+VTN_API int vtn_streams_push(vtn_stream* const* streams, const vtn_frame* frames, const int64_t* frame_index,
+                             size_t count, vtn_result* results);
 /* Into the queue, for the stream's own thread. accepted (may be null): 0 if this frame was dropped. */
 VTN_API int vtn_stream_offer(vtn_stream* stream, const vtn_frame* frame, int64_t frame_index, int32_t* accepted);
 /* The newest result that was not polled yet, waiting for it up to timeout seconds. An error of the stream's

@@ -5,7 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 namespace vtn::detail {
 
@@ -22,6 +22,8 @@ struct ImageView {
     PixelFormat format = PixelFormat::rgb;
     ColorMatrix matrix = ColorMatrix::bt601;
     ColorRange range = ColorRange::limited;
+    bool device = false;     // CUDA pointers
+    void* stream = nullptr;  // with these: the cudaStream_t that makes the pixels
 };
 
 struct Preprocessing {
@@ -35,36 +37,20 @@ inline std::size_t frame_bytes(const Preprocessing& pre, InputType type) {
     return std::size_t{3} * pre.crop_size * pre.crop_size * (type == InputType::uint8 ? 1 : 4);
 }
 
-// NV12 to RGB in 16.16 fixed point: R = (luma·(Y - black) + rv·(V - 128) + half) >> 16, and so on.
-struct YuvCoefficients {
-    int luma, black, rv, gu, gv, bu;
-};
-YuvCoefficients yuv_coefficients(ColorMatrix matrix, ColorRange range);
-
-// Where the crop's pixels come from along one axis: (low·(denominator - weight) + high·weight) / denominator.
-struct Taps {
-    std::vector<std::int32_t> low, high;
-    std::vector<std::int64_t> weight;
-    std::int64_t denominator = 1;
-};
-Taps taps(int size, int resized, int crop);
-
-// On the CPU. Not for several threads; keeps the taps of the last frame size, allocates only when that changes.
-class CpuPreprocessor {
+// For one thread. Keeps what depends on the frame's size; allocates only when that changes.
+class Preprocessor {
 public:
-    CpuPreprocessor(const Preprocessing& pre, InputType type);
-    // out: uint8 [crop, crop, 3] or float32 [3, crop, crop].
-    void run(const ImageView& image, void* out);
-
-private:
-    template <typename Load>
-    void resize(Load load, void* out);
-
-    Preprocessing pre_;
-    InputType type_;
-    int width_ = 0, height_ = 0;
-    Taps x_, y_;
-    std::vector<float> levels_;  // [3, 256]
+    virtual ~Preprocessor() = default;
+    // out: uint8 [crop, crop, 3] or float32 [3, crop, crop], in memory of room(). When it returns, out is ready and the
+    // image's pixels are the caller's again. Throws Error.
+    virtual void run(const ImageView& image, void* out) = 0;
+    // Memory for inputs, as this preprocessor writes and its backend's executors read it.
+    virtual std::shared_ptr<std::uint8_t> room(std::size_t bytes) = 0;
+    virtual bool on_device() const = 0;  // room() is the GPU's
 };
+
+std::unique_ptr<Preprocessor> make_cpu_preprocessor(const Preprocessing& pre, InputType type);
+// One CUDA kernel, on the image's stream. Throws Error where there is no GPU, or in a build without TensorRT.
+std::unique_ptr<Preprocessor> make_gpu_preprocessor(const Preprocessing& pre, InputType type);
 
 }  // namespace vtn::detail
