@@ -14,6 +14,7 @@ import openvino
 import pytest
 
 from examples import python_ctypes
+from tests.clihelp import cli, small_bundle, small_config  # noqa: F401
 from tests.plugins.library import locked
 from vtn_export.bundle import Bundle
 from vtn_export.runtime.cpu_form import write_cpu_form
@@ -69,7 +70,7 @@ def library() -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """A copy with the CPU executor's graphs beside it."""
     path = tmp_path_factory.mktemp("libvtn") / "bundle"
     shutil.copytree(small_bundle, path)
