@@ -7,8 +7,6 @@ them alike; ratios are taken round by round; the spread stands beside every medi
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import json
 import os
 import subprocess
@@ -68,43 +66,6 @@ def slope(points: Mapping[int, float]) -> float:
     if len(points) < 2:
         raise ValueError(f"slope: got {len(points)} lengths, expected at least 2")
     return float(np.polyfit(np.log(list(points)), np.log(list(points.values())), 1)[0])
-
-
-def held() -> int:
-    """Bytes that this process holds now, what was freed given back."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    return status("VmRSS")
-
-
-def peak_of(run: Callable[[], Any]) -> int:
-    """Bytes that this process holds at most while `run` runs."""
-    held()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    run()
-    return status("VmHWM")
-
-
-def status(field: str) -> int:
-    """A figure of /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
-
-
-def child(script: str, *arguments: object, timeout: float = 900) -> Any:
-    """The JSON that `script ARGUMENTS` prints last, run in a process of its own; its error as {"error": …}."""
-    command = [sys.executable, script, *(str(argument) for argument in arguments)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return {"error": f"no result within {timeout:.0f} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        said = done.stderr.strip().splitlines()
-        return {"error": f"exit {done.returncode}: {said[-1][:300] if said else 'nothing said'}"}
-    return json.loads(lines[-1])
 
 
 def context() -> dict[str, Any]:

@@ -30,9 +30,10 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from protocol import THREADS, held, interleave, peak_of, ratios
+from protocol import THREADS, interleave, ratios, store
 from tables import RESULTS, write_table
 
+from vtn_export.evaluate.footprint import held, peak_of
 from vtn_export.model.checkpoint import random_model
 from vtn_export.model.config import ModelConfig
 from vtn_export.model.vtn import VTN
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--only-video", action="store_true", help="leave the temporal measurements as they are stored")
     parser.add_argument("--only-slope", action="store_true", help="measure the slope again, keep the rest")
     parser.add_argument("--video-frames", type=int, default=32, help="frames of the video (default 32)")
+    parser.add_argument("--dry", action="store_true", help="print, but store nothing")
     parser.add_argument("--rss", nargs=2, metavar=("GRAPH", "FRAMES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rss:
@@ -66,9 +68,9 @@ def main() -> None:
         results["temporal"] = {"context": _context(), **measure_temporal(arguments.frames)}
     if arguments.video or arguments.only_video:
         results["video"] = {"context": _context(), **measure_video(arguments.video_frames)}
-    RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    write_table(results)
+    if not arguments.dry:
+        store("temporal", results)
+        write_table(results)
 
 
 # The temporal encoder

@@ -15,14 +15,16 @@ import argparse
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from figures import plot_lengths
-from protocol import THREADS, Worker, context, held, noise, peak_of, ratios, serve, slope, store, summary
+from protocol import THREADS, Worker, context, noise, ratios, serve, slope, store, summary
 from tables import describe_context, write_section
+
+from vtn_export.evaluate.footprint import held, peak_of
 
 SCHEMA = 1
 ROUNDS = {250: 15, 1024: 7, 4096: 3, 16384: 2}
@@ -40,16 +42,28 @@ def main() -> None:
     if arguments.worker:
         _work(arguments.worker[0], Path(arguments.worker[1]), arguments.small)
         return
-    results = measure(arguments.frames, arguments.peers, small=arguments.small)
+
+    def keep(results: dict[str, Any]) -> None:
+        if not arguments.dry:
+            store("temporal_peers", results)
+            write_section("temporal_peers", "\n".join(table(results)))
+            plot_lengths(results)
+
+    results = measure(arguments.frames, arguments.peers, small=arguments.small, keep=keep)
     print("\n".join(table(results)))
-    if not arguments.dry:
-        store("temporal_peers", results)
-        write_section("temporal_peers", "\n".join(table(results)))
-        plot_lengths(results)
 
 
-def measure(frame_counts: Sequence[int], names: Sequence[str] | None = None, *, small: bool = False) -> dict[str, Any]:
-    """Every peer at every length; a peer that fails at one is left out there, with its reason."""
+def measure(
+    frame_counts: Sequence[int],
+    names: Sequence[str] | None = None,
+    *,
+    small: bool = False,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Every peer at every length; a peer that fails at one is left out there, with its reason.
+
+    keep: called with what there is after every length, so that a long one that fails costs only itself.
+    """
     import numpy as np
     from peers import PEERS, reference, temporal_model
 
@@ -68,7 +82,8 @@ def measure(frame_counts: Sequence[int], names: Sequence[str] | None = None, *, 
             for name, entry in row["peers"].items():
                 said = entry.get("error_text") or f"{entry['median_seconds'] * 1e3:9.1f} ms, error {entry['error']:.1e}"
                 print(f"{frames:6d} frames  {name:22s} {said}", flush=True)
-    found["slopes"] = slopes(found["rows"])
+            found["slopes"] = slopes(found["rows"])
+            keep(found)
     return found
 
 

@@ -26,7 +26,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from vtn_export.errors import BundleError, OutputError
-from vtn_export.spec import INPUT_TYPES, PARTS, PRECISIONS, GraphSpec, InputType, Part, Precision, Preprocessing
+from vtn_export.spec import (
+    INPUT_TYPES,
+    PARTS,
+    PRECISIONS,
+    QUANTIZED_PRECISIONS,
+    GraphSpec,
+    InputType,
+    Part,
+    Precision,
+    Preprocessing,
+)
 
 SCHEMA_VERSION = 1
 MANIFEST, LABELS, GOLDEN = "manifest.json", "labels.txt", "golden.npz"
@@ -65,6 +75,8 @@ class Manifest:
     weights: Mapping[str, Any]  # checkpoint's path and hash, or the seed of random weights; fingerprints
     tools: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256
+    # of int8 and fp8: the source bundle, calibration, layers and accuracy (docs/quantize.md)
+    quantization: Mapping[str, Any] | None = None
 
     @property
     def backbone_fingerprint(self) -> str:
@@ -99,6 +111,7 @@ class Manifest:
             },
             "weights": dict(self.weights),
             "tools": dict(self.tools),
+            **({} if self.quantization is None else {"quantization": dict(self.quantization)}),
             "files": dict(self.files),
         }
 
@@ -134,6 +147,9 @@ class Manifest:
                 raise ValueError("graphs without files")
             if not isinstance(data["weights"]["backbone_fingerprint"], str):
                 raise ValueError("backbone_fingerprint")
+            quantization = data.get("quantization")
+            if (precision in QUANTIZED_PRECISIONS) != isinstance(quantization, dict):
+                raise ValueError(f"precision {precision!r}, quantization {type(quantization).__name__}")
             return cls(
                 name=str(data["name"]),
                 precision=cast(Precision, precision),
@@ -145,6 +161,7 @@ class Manifest:
                 weights=dict(data["weights"]),
                 tools={str(k): str(v) for k, v in data["tools"].items()},
                 files=files,
+                quantization=quantization,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(f"{where}: malformed manifest ({error!r})") from None
@@ -273,6 +290,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     files = {item.name: sha256(item) for item in sorted(folder.iterdir())}
     data = {**manifest.to_json(), "files": files}
     (folder / MANIFEST).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def check_file(path: Path, option: str) -> None:
+    """Raise OutputError unless a file can be written there: asked before long work. Nothing is left behind."""
+    if path.is_dir():
+        raise OutputError(f"{option} {path}: a folder is in the way, expected a file name")
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{option} {path}: cannot be written: {folder}: {error.strerror or error}") from None
 
 
 @contextmanager

@@ -49,17 +49,6 @@ def test_every_run_takes_every_place_in_turn() -> None:
     assert all(time >= 0 for times in seconds.values() for time in times)
 
 
-@pytest.mark.parametrize("megabytes", [20, 90])
-def test_peak_of_a_run(megabytes: int) -> None:
-    def run() -> None:
-        np.ones(megabytes << 17)
-
-    base = protocol.held()
-    added = protocol.peak_of(run) - base
-    assert megabytes << 20 <= added + (4 << 20) <= (megabytes + 12) << 20
-    assert protocol.peak_of(lambda: None) - base < 8 << 20  # the peak before is forgotten
-
-
 def test_noise_is_stated() -> None:
     entries = [{"spread": 0.1, "runs": 3}, {"spread": 0.5, "runs": 3}, {"spread": 0.15, "runs": 3}]
     assert protocol.noise(entries).endswith("15% in the middle, 50% at worst; 1 of 3 medians beyond 20%.")

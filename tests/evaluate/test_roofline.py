@@ -55,7 +55,7 @@ def test_two_backends(cli: Cli, small_bundle: Path, tmp_path: Path) -> None:
     ("options", "code", "words"),
     [
         (("--vs", "nowhere"), errors.UsageError.exit_code, "--vs: got 'nowhere', expected a bundle's folder or one of"),
-        (("--vs", "ort", "--duration", "0"), errors.UsageError.exit_code, "--duration: got 0 s"),
+        (("--vs", "ort", "--duration", "0"), errors.UsageError.exit_code, "--duration: got '0'"),
         (("--vs", "trt"), None, "error: "),
     ],
 )

@@ -11,6 +11,7 @@ import typer
 from vtn_export.cli.console import note, print_json, print_table, reported
 from vtn_export.cli.options import (
     DEFAULT_BUNDLE,
+    RARE,
     Backend,
     BundleArgument,
     Checkpoint,
@@ -18,6 +19,7 @@ from vtn_export.cli.options import (
     backend_of,
     check_backend,
     one_of,
+    seconds_of,
 )
 from vtn_export.errors import UsageError
 from vtn_export.spec import PARTS, Part
@@ -37,7 +39,12 @@ def command(
     chunk: Annotated[str, typer.Option("--chunk", help="Chunk sizes of the backbone.")] = "1,4,8,16",
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes of the temporal and full graphs.")] = "1",
     streams: Annotated[int, typer.Option("--streams", min=1, help="Sessions side by side.")] = 1,
-    duration: Annotated[float, typer.Option("--duration", help="Seconds a case, beside at least 20 runs.")] = 3.0,
+    duration: Annotated[
+        str, typer.Option("--duration", help="How long each case runs at least: 10s, 500ms, 2m.")
+    ] = "3s",
+    min_runs: Annotated[
+        int, typer.Option("--min-runs", min=2, help="How often each case runs at least.", rich_help_panel=RARE)
+    ] = 20,
     video: Annotated[Path | None, typer.Option("--video", help="For the modes (default: a shipped clip).")] = None,
     vs: Annotated[
         str | None, typer.Option("--vs", help="Measure against this bundle or backend, in turn: the ratio of times.")
@@ -49,12 +56,15 @@ def command(
     ] = None,
 ) -> None:
     """Measure latency and throughput by a stated protocol, with percentiles, spread and context."""
-    from vtn_export.bundle import Bundle
+    from vtn_export.bundle import Bundle, check_file
     from vtn_export.evaluate.bench import Plan, bench
     from vtn_export.evaluate.versus import versus
     from vtn_export.video import shipped_clip
 
     check_backend(backend)
+    seconds = seconds_of(duration, "--duration")
+    if json_file is not None and str(json_file) != "-":
+        check_file(json_file, "--json")
     opened = Bundle.open(bundle)
     backend = backend_of(backend, opened, threads=threads)
     have = tuple(opened.manifest.graphs)
@@ -69,7 +79,8 @@ def command(
         chunks=_numbers(chunk, "--chunk"),
         batches=_numbers(batch, "--batch"),
         streams=streams,
-        duration=duration,
+        duration=seconds,
+        min_runs=min_runs,
     )
     if vs is not None:
         sides = (opened, backend), _other_side(vs, opened, backend)
@@ -90,30 +101,65 @@ def command(
     _write(result, json_file)
     if json_file is not None and str(json_file) == "-":
         return
-    rows = [_row(entry) for entry in result["results"]]
-    columns = ["case", "p50", "p90", "p99", "mean (95 %)", "frames/s", "GFLOP/s", "of roofline", "runs", "spread"]
-    print_table(f"{bundle}: {opened.manifest.name}, {opened.manifest.precision}, {backend}", columns, rows)
-    noisy = [entry["case"] for entry in result["results"] if entry.get("noisy")]
+    _print(result, f"{bundle}: {opened.manifest.name}, {opened.manifest.precision}, {backend}")
+
+
+def _print(result: dict[str, Any], title: str) -> None:
+    from vtn_export.evaluate.bench_schema import case_name, timed
+
+    entries = timed(result)
+    latency = ["case", "first", "p50", "p90", "p95", "p99", "mean (95 %)", "runs", "spread"]
+    print_table(f"{title}; milliseconds", latency, [[case_name(entry), *_times(entry)] for entry in entries])
+    rows = [[case_name(entry), *_throughput(entry)] for entry in result["results"]]
+    print_table("", ["case", "frames/s", "videos/s", "GFLOP/s", "of roofline", "peak memory"], rows)
+    modes = [entry for entry in entries if "split_seconds" in entry]
+    if modes:
+        stages = list(dict.fromkeys(stage for entry in modes for stage in entry["stage_seconds"]))
+        rows = [[case_name(entry), *_split(entry, stages)] for entry in modes]
+        print_table(
+            "where a video's time goes, milliseconds: each stage alone, and (waited for)", ["case", *stages], rows
+        )
+    loads = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in result["load_seconds"].items())
+    peaks = {"host": result["peak_host_bytes"], "device": result["peak_device_bytes"]}
+    said = ", ".join(f"{where} {value / 1e6:.0f} MB" for where, value in peaks.items() if value is not None)
+    note(f"loaded in: {loads}; peak memory: {said}")
+    noisy = [case_name(entry) for entry in entries if entry["noisy"]]
     if noisy:
-        note(f"NOISY: {len(noisy)} of {len(rows)} cases vary by more than 5 %; other load, clocks or power mode?")
+        names = ", ".join(noisy[:3]) + (", …" if len(noisy) > 3 else "")
+        note(
+            f"NOISY: {len(noisy)} of {len(entries)} cases vary by more than 5 % (standard deviation over mean): "
+            f"{names}; other load, clocks or power mode?"
+        )
 
 
-def _row(entry: dict[str, Any]) -> list[str]:
-    case = ", ".join(f"{key} {value}" for key, value in entry["case"].items())
-    if "p50_seconds" not in entry:
-        return [case, "", "", "", "", f"{entry['frames_per_second']:.1f}", "", "", str(entry["runs"]), ""]
+def _times(entry: dict[str, Any]) -> list[str]:
     low, high = entry["mean_ci95_seconds"]
-    work = entry.get("work")
     return [
-        case,
-        *(f"{entry[f'p{p}_seconds'] * 1e3:.2f} ms" for p in (50, 90, 99)),
+        *(f"{entry[f'{key}_seconds'] * 1e3:.2f}" for key in ("first", "p50", "p90", "p95", "p99")),
         f"{entry['mean_seconds'] * 1e3:.2f} ({low * 1e3:.2f}–{high * 1e3:.2f})",
-        f"{entry['frames_per_second']:.1f}",
-        f"{work['flops_per_second'] / 1e9:.0f}" if work else "",
-        f"{work['roofline_share']:.0%} ({work['bound']})" if work else "",
         str(entry["runs"]),
         f"{entry['coefficient_of_variation']:.1%}{' NOISY' if entry['noisy'] else ''}",
     ]
+
+
+def _throughput(entry: dict[str, Any]) -> list[str]:
+    work, memory = entry.get("work"), entry.get("peak_host_bytes")
+    return [
+        f"{entry['frames_per_second']:.1f}",
+        f"{entry['videos_per_second']:.2f}" if "videos_per_second" in entry else "",
+        f"{work['flops_per_second'] / 1e9:.0f}" if work else "",
+        f"{work['roofline_share']:.0%} ({work['bound']})" if work else "",
+        f"{memory / 1e6:.0f} MB" if memory else "",
+    ]
+
+
+def _split(entry: dict[str, Any], stages: list[str]) -> list[str]:
+    cells = []
+    for stage in stages:
+        alone, waited = entry["stage_seconds"].get(stage), entry["split_seconds"].get(stage)
+        waiting = f" ({waited * 1e3:.2f})" if stage == "decode" and waited is not None else ""
+        cells.append(f"{alone * 1e3:.2f}{waiting}" if alone is not None else "")
+    return cells
 
 
 def _other_side(vs: str, bundle: Bundle, backend: BackendName) -> tuple[Bundle, BackendName]:

@@ -10,7 +10,7 @@ import typer
 
 from vtn_export.cli.console import note, print_json, print_table, reported
 from vtn_export.cli.options import Json
-from vtn_export.errors import AccuracyError
+from vtn_export.errors import AccuracyError, UsageError
 
 
 @reported
@@ -23,10 +23,13 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show what moved beyond noise between two results; exit 1 when something got slower."""
-    from vtn_export.evaluate.compare import compare, read_result
+    from vtn_export.evaluate.bench_schema import read_bench
+    from vtn_export.evaluate.compare import compare
 
-    changes, remarks = compare(read_result(before), read_result(after))
+    changes, remarks = compare(read_bench(before), read_bench(after))
     verdicts = [change.verdict(threshold) for change in changes]
+    if not changes:
+        raise UsageError(f"{before} and {after} have no case in common; measure the same parts, frames and chunks")
     slower = [change.case for change, verdict in zip(changes, verdicts, strict=True) if verdict == "slower"]
     if as_json:
         listed = [{**asdict(c), "verdict": v} for c, v in zip(changes, verdicts, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -73,6 +74,15 @@ def backend_of(
     choice = choose(bundle, parts, threads=threads)
     note(choice.describe())
     return choice.backend
+
+
+def seconds_of(text: str, option: str) -> float:
+    """`10s`, `500ms`, `2m`, or a number of seconds. Raises UsageError, also for zero and less."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|)", text.strip())
+    seconds = float(found[1]) * {"ms": 1e-3, "s": 1, "": 1, "m": 60}[found[2]] if found else 0.0
+    if not 0 < seconds <= 86400:
+        raise UsageError(f"{option}: got {text!r}, expected a time above 0 such as 10s, 500ms or 2m (at most a day)")
+    return seconds
 
 
 def frame_count(value: str | None, default: int) -> int | None:

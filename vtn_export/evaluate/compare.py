@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vtn_export.errors import ShapeError
-from vtn_export.evaluate.bench import SCHEMA, SCHEMA_VERSION
+from vtn_export.evaluate.bench_schema import case_name, timed
 from vtn_export.evaluate.context import same_machine
-
-_MAX_BYTES = 256 << 20
+from vtn_export.evaluate.documents import printable
 
 
 @dataclass(frozen=True)
@@ -38,36 +33,26 @@ class Change:
         return "faster" if self.ratio < 1 - threshold else "moved"
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """A result document. Raises ShapeError for anything else or another schema version."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ShapeError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, not a bench result")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ShapeError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise ShapeError(f"{path}: not a result of `vtn-export bench --json FILE`")
-    if data.get("schema_version") != SCHEMA_VERSION:
-        raise ShapeError(
-            f"{path}: got schema version {data.get('schema_version')}, expected {SCHEMA_VERSION}; measure again"
-        )
-    results = data.get("results")
-    if not isinstance(results, list) or not isinstance(data.get("context"), dict):
-        raise ShapeError(f"{path}: malformed: no results or no context")
-    for result in results:
-        _check(result, path)
-    return data
-
-
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[Change], list[str]]:
-    """Changes of the cases that both have, and remarks: cases of one alone, contexts that differ."""
-    old = {_name(result): result for result in before["results"] if "p50_seconds" in result}
-    new = {_name(result): result for result in after["results"] if "p50_seconds" in result}
+    """Changes of the cases that both have, and remarks: another machine, backend or bundle, cases of one alone."""
+    old = {case_name(result): result for result in timed(before)}
+    new = {case_name(result): result for result in timed(after)}
     remarks = [f"another machine: {difference}" for difference in same_machine(before["context"], after["context"])]
+    remarks += [f"another {what}: {a} and {b}" for what, a, b in _subjects(before, after) if a != b]
     remarks += [f"only before: {name}" for name in old if name not in new]
     remarks += [f"only after: {name}" for name in new if name not in old]
-    return [_change(name, old[name]["seconds"], new[name]["seconds"]) for name in old if name in new], remarks
+    changes = [_change(name, old[name]["seconds"], new[name]["seconds"]) for name in old if name in new]
+    return changes, [printable(remark) for remark in remarks]
+
+
+def _subjects(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    sides = [(d["backend"], d["bundle"]["name"], d["bundle"]["precision"]) for d in (before, after)]
+    found = [
+        (what, *pair) for what, pair in zip(("backend", "model", "precision"), zip(*sides, strict=True), strict=True)
+    ]
+    files = [{name: digest[:12] for name, digest in d["bundle"]["files"].items()} for d in (before, after)]
+    changed = sorted(name for name in files[0].keys() & files[1].keys() if files[0][name] != files[1][name])
+    return [*found, *((name, files[0][name], files[1][name]) for name in changed)]
 
 
 def _change(name: str, before: list[float], after: list[float]) -> Change:
@@ -78,21 +63,4 @@ def _change(name: str, before: list[float], after: list[float]) -> Change:
     )
     low, high = np.percentile(ratios, (2.5, 97.5))
     ratio = float(np.median(b) / np.median(a))
-    return Change(name, float(np.median(a)), float(np.median(b)), ratio, float(low), float(high))
-
-
-def _name(result: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in result["case"].items())
-
-
-def _check(result: Any, path: Path) -> None:
-    if not isinstance(result, dict) or not isinstance(result.get("case"), dict):
-        raise ShapeError(f"{path}: malformed: a result without a case")
-    if "p50_seconds" not in result:
-        return  # throughput of several streams: one number, nothing to resample
-    seconds = result.get("seconds")
-    if not isinstance(seconds, list) or not seconds:
-        raise ShapeError(f"{path}: malformed: {_name(result)} has no run times")
-    for value in seconds:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-            raise ShapeError(f"{path}: malformed: {_name(result)} has a run time of {value!r}")
+    return Change(printable(name), float(np.median(a)), float(np.median(b)), ratio, float(low), float(high))
