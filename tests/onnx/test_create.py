@@ -23,6 +23,7 @@ from vtn_export.errors import AccuracyError, BundleError, CheckpointError, Confi
 from vtn_export.model.checkpoint import fingerprint, load, random_model
 from vtn_export.model.config import ModelConfig
 from vtn_export.onnx import create
+from vtn_export.onnx import part as part_module
 from vtn_export.onnx.create import Exported, create_bundle
 from vtn_export.onnx.memory import activation_bytes
 from vtn_export.onnx.op import OP_TYPE
@@ -151,7 +152,7 @@ def test_external_data_over_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Exported, checkpoint: Path
 ) -> None:
     limit = 400_000
-    monkeypatch.setattr(create, "EXTERNAL_DATA_BYTES", limit)
+    monkeypatch.setattr(part_module, "EXTERNAL_DATA_BYTES", limit)
     bundle = create_bundle(tmp_path / "out", checkpoint=checkpoint, config=CONFIG).bundle
     outside = {part for part in PARTS if f"{part}.onnx.data" in bundle.manifest.files}
     assert outside == {"full", "temporal"}

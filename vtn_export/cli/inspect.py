@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vtn_export.cli.console import print_json, print_table, reported
@@ -36,6 +37,8 @@ def command(bundle: BundleArgument = DEFAULT_BUNDLE, as_json: Json = False) -> N
         ["custom op", f"vtn::SlidingWindowAttention version {manifest.op_version}"],
         ["made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())],
     ]
+    if manifest.quantization is not None:
+        rows += _quantization(manifest.quantization)
     print_table(str(bundle), ["", ""], rows)
     graphs = []
     for part, graph in manifest.graphs.items():
@@ -55,6 +58,16 @@ def command(bundle: BundleArgument = DEFAULT_BUNDLE, as_json: Json = False) -> N
     print_table("graphs", ["part", "interface", "file", "memory a frame", "error ≤ tolerance"], graphs)
     if engines:
         _print_engines(engines)
+
+
+def _quantization(record: Mapping[str, Any]) -> list[list[str]]:
+    calibration, accuracy = record.get("calibration", {}), record.get("accuracy", {})
+    layers, kept = record.get("layers", []), record.get("kept", [])
+    return [
+        ["quantized", f"{len(layers)} layers; {len(kept)} products and convolutions stay fp16"],
+        ["calibrated", f"{record.get('method')}, {calibration.get('clips')} clips ({calibration.get('source')})"],
+        ["measured", f"{accuracy.get('measure')}: {accuracy.get('drop')} points lost on {accuracy.get('clips')} clips"],
+    ]
 
 
 def _print_engines(engines: list[dict[str, Any]]) -> None:

@@ -17,6 +17,8 @@ from vtn_export.cli import (
     inspect,
     onnx,
     plugins,
+    quantize,
+    report,
     run,
     sdk,
     triton,
@@ -38,12 +40,14 @@ app.command("run")(run.command)
 app.command("features")(features.command)
 app.command("validate")(validate.command)
 app.add_typer(plugins.app, name="plugins")
+app.command("quantize")(quantize.command)
 app.command("eval")(eval.command)
 app.command("bench")(bench.command)
 app.command("batch")(batch.command)
 app.command("triton")(triton.command)
 app.command("sdk")(sdk.command)
 app.command("compare")(compare.command)
+app.command("report")(report.command)
 app.command("inspect")(inspect.command)
 app.command("doctor")(doctor.command)
 

@@ -22,6 +22,12 @@ def command(
     fp16: Annotated[bool, typer.Option("--fp16", help="fp16 engine; an fp32 bundle is typed and checked.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="bf16 engine; an fp32 bundle is typed and checked.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="fp32 engine, without TF32.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="int8 engine, of a bundle that `quantize` made.", rich_help_panel=RARE)
+    ] = False,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="fp8 engine (SM 8.9 and newer), likewise.", rich_help_panel=RARE)
+    ] = False,
     frames: Annotated[list[str] | None, typer.Option("--frames", help=f"Frames a sample: {_PROFILE}")] = None,
     batch: Annotated[list[str] | None, typer.Option("--batch", help=f"Samples a call: {_PROFILE}")] = None,
     chunk: Annotated[
@@ -76,7 +82,7 @@ def command(
 
     parts = checked_part(part)
     options = BuildOptions(
-        precision=_precision(fp32=fp32, fp16=fp16, bf16=bf16),
+        precision=_precision(fp32=fp32, fp16=fp16, bf16=bf16, int8=int8, fp8=fp8),
         profiles={"frames": frames or (), "batch": batch or (), "chunk": chunk or ()},
         flavor=flavor,
         attention=cast(Any, attention),

@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from vtn_export.backends import Sessions
 from vtn_export.bundle import Bundle
 from vtn_export.errors import VideoError
 from vtn_export.evaluate.labelled import LabelledSet
@@ -21,12 +20,19 @@ from vtn_export.runtime.inference import (
     classify_full,
     require_memory_for_full,
 )
-from vtn_export.spec import Array
+from vtn_export.runtime.session import Session
+from vtn_export.spec import Array, Part
 from vtn_export.video import ClipReader, count_frames
 
 SCHEMA, SCHEMA_VERSION = "vtn-export/eval", 1
 
 Progress = Callable[[int], None]  # called with the videos done since the last call
+
+
+class Parts(Protocol):
+    """Sessions by part: a bundle's, or those of graphs that are in no bundle yet."""
+
+    def __getitem__(self, part: Part, /) -> Session: ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Evaluation:
 
 def evaluate(
     bundle: Bundle,
-    sessions: Sessions,
+    sessions: Parts,
     dataset: LabelledSet,
     *,
     frames: int | None,
@@ -144,7 +150,7 @@ def evaluate(
     return Evaluation(dataset.labels, dataset.missing, predictions, unreadable)
 
 
-def classify(bundle: Bundle, sessions: Sessions, video: Path, frames: int | None, chunk: int) -> Classification:
+def classify(bundle: Bundle, sessions: Parts, video: Path, frames: int | None, chunk: int) -> Classification:
     """One video in mode chunked, or full where the bundle has nothing else."""
     with ClipReader(video, bundle.manifest.preprocessing, frames, chunk=chunk) as reader:
         if "backbone" in bundle.manifest.graphs and "temporal" in bundle.manifest.graphs:

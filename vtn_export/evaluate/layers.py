@@ -19,7 +19,7 @@ import onnx
 from onnx import helper
 
 from vtn_export.deps import require
-from vtn_export.errors import BackendError
+from vtn_export.errors import BackendError, UsageError
 from vtn_export.evaluate.finite import NotFinite
 from vtn_export.evaluate.forms import Form
 from vtn_export.evaluate.layer_match import Match, Outputs, match
@@ -28,6 +28,7 @@ from vtn_export.onnx.precision import max_of
 from vtn_export.runtime.golden import Sample, bundle_samples
 from vtn_export.spec import (
     FRAMES,
+    QUANTIZED_PRECISIONS,
     Array,
     GraphSpec,
     Part,
@@ -130,6 +131,12 @@ def compare_layers(form: Form, part: Part, extra: Sequence[Mapping[str, Array]] 
         run_graph = _ort_tensors
     else:
         raise BackendError(f"--layers: {form.name} shows no tensors; use --backend ort, fp16, bf16 or trt")
+    precision = form.precision(part)
+    if precision in QUANTIZED_PRECISIONS:
+        raise UsageError(
+            f"--layers: got a graph of {precision}, whose layers have no bound of their own; which of them cost most "
+            f"is in the manifest's quantization when `vtn-export quantize` had to measure it"
+        )
     require("torch")
     from vtn_export.model.vtn import VTN
 
@@ -138,7 +145,6 @@ def compare_layers(form: Form, part: Part, extra: Sequence[Mapping[str, Array]] 
     samples = [*_one_frame_each(bundle_samples(form.bundle, part), part), *_named(extra)]
     graph = form.graph(part)
     truth = Outputs(copy.deepcopy(model).double())
-    precision = form.precision(part)
     yardstick = None if precision == "fp32" else _rounded(model, precision)
     reference = truth.of(samples[0].inputs, part)
     matches, unmatched = match(graph, reference, truth)

@@ -31,21 +31,12 @@ from vtn_export.model.checkpoint import fingerprint, load, random_model
 from vtn_export.model.config import ModelConfig
 from vtn_export.model.rounding import rounded_copy, rounding
 from vtn_export.model.vtn import VTN, RewrittenVTN, VTNBase
-from vtn_export.onnx.check import (
-    FP32_TOLERANCE,
-    Check,
-    absolute_error,
-    check_samples,
-    require_passed,
-    typed_tolerance,
-)
+from vtn_export.onnx.check import FP32_TOLERANCE, Check, absolute_error, require_passed, typed_tolerance
 from vtn_export.onnx.export import compose_full, export_backbone, export_temporal, spec_of
-from vtn_export.onnx.memory import activation_bytes, linear_model
 from vtn_export.onnx.op import OP_VERSION
-from vtn_export.onnx.precision import Kept, rounding_copy, to_precision
+from vtn_export.onnx.part import write_and_check
+from vtn_export.onnx.precision import Kept, to_precision
 from vtn_export.runtime import golden
-from vtn_export.runtime.golden import Sample
-from vtn_export.runtime.session import OrtSession
 from vtn_export.spec import (
     FEATURES,
     FRAME_INDEX,
@@ -58,8 +49,6 @@ from vtn_export.spec import (
     Precision,
 )
 from vtn_export.video import ClipReader, shipped_clip
-
-EXTERNAL_DATA_BYTES = 1_000_000_000  # protobuf's own limit is 2 GB; TensorRT and Netron like it smaller
 
 Step = Callable[[str], AbstractContextManager[Any]]
 
@@ -142,7 +131,7 @@ def create_bundle(
             with step(f"check {part}"):
                 samples = golden.samples(folder / GOLDEN, part, resolved.preprocessing, input_type)
                 tolerance = reference.tolerance[part]
-                entry, found = _write_and_check(folder, part, graph, spec, samples, precision, tolerance)
+                entry, found = write_and_check(folder, part, graph, spec, samples, precision, tolerance)
                 typed: dict[Precision, float | None] = {
                     p: bounds[part] if np.isfinite(bounds[part]) else None
                     for p, bounds in reference.typed_bounds.items()
@@ -270,37 +259,6 @@ def _graphs(
         if half in parts:
             graphs[half] = (typed, spec_of(model, half, input_type))
     return graphs, kept
-
-
-def _write_and_check(
-    folder: Path,
-    part: Part,
-    graph: onnx.ModelProto,
-    spec: GraphSpec,
-    samples: Sequence[Sample],
-    precision: Precision,
-    tolerance: float,
-) -> tuple[GraphEntry, list[Check]]:
-    path = folder / f"{part}.onnx"
-    large = graph.ByteSize() > EXTERNAL_DATA_BYTES
-    # what this machine's runtime computes: the graph itself, or what shows its rounding
-    runnable: Path | bytes = path if precision == "fp32" else rounding_copy(graph).SerializeToString()
-    onnx.save(graph, path, save_as_external_data=large, location=f"{path.name}.data")
-    del graph
-    with OrtSession(runnable, spec) as session:
-        checks = check_samples(session, samples, part=part, precision=precision, tolerance=tolerance)
-    by_frames = sorted((_frames_of(sample), sample) for sample in samples[:2])
-    peaks = activation_bytes(runnable, spec, *(sample.inputs for _, sample in by_frames))
-    points = [(frames, peak) for (frames, _), peak in zip(by_frames, peaks, strict=True)]
-    fixed, per_frame = linear_model(points[0], points[1])
-    measured = max(check.measured for check in checks)
-    return GraphEntry(path.name, spec, tolerance, measured, fixed, per_frame), checks
-
-
-def _frames_of(sample: Sample) -> int:
-    """Frames in one call: batch · frames, or the chunk."""
-    first = next(iter(sample.inputs.values()))
-    return int(np.prod(first.shape[:2])) if LENGTHS in sample.inputs else int(first.shape[0])
 
 
 def _tools() -> dict[str, str]:

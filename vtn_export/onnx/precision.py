@@ -255,8 +255,12 @@ def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def precision_of(model: onnx.ModelProto) -> Precision:
-    """The type most of a graph's weights have: fp32, fp16 or bf16."""
+    """The type most of a graph's weights have: fp32, fp16 or bf16; int8 or fp8 where any are quantized."""
     found = {tensor.data_type for tensor in model.graph.initializer}
+    if TensorProto.FLOAT8E4M3FN in found:
+        return "fp8"
+    if TensorProto.INT8 in found:
+        return "int8"
     if TensorProto.FLOAT16 in found:
         return "fp16"
     return "bf16" if TensorProto.BFLOAT16 in found else "fp32"

@@ -23,6 +23,8 @@ _TITLE: dict[Flavor, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 _FLOOR: dict[Flavor, tuple[int, ...]] = {"tensorrt": (10, 3), "rtx": (1, 1)}
 # What a GPU-less RTX builds for when nothing is asked: every RTX GPU from Ampere on.
 RTX_COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+# The first GPUs with FP8 arithmetic. 10.x and later have it but for none of the others: Orin (8.7) has not.
+FP8_CAPABILITY = "8.9"
 
 
 class Api:
@@ -55,6 +57,11 @@ class Api:
             return ()
         found = [int(name[2:]) for name in self.trt.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", name)]
         return tuple(f"{number // 10}.{number % 10}" for number in sorted(found))
+
+    def has_type(self, precision: str) -> bool:
+        """Whether this library knows the type at all (a GPU may lack it nevertheless: `lacks_precision`)."""
+        name = {"fp8": "FP8", "int8": "INT8", "bf16": "BF16"}.get(precision)
+        return name is None or hasattr(self.trt.DataType, name)
 
     @cached_property
     def network_flags(self) -> int:
@@ -120,6 +127,11 @@ def version_tuple(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: "10.3.0.post1" → (10, 3, 0)."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def lacks_precision(precision: str, compute_capability: str) -> bool:
+    """Whether GPUs of this compute capability have no arithmetic for the type."""
+    return precision == "fp8" and version_tuple(compute_capability) < version_tuple(FP8_CAPABILITY)
 
 
 def in_range(version: str, lowest: str, highest: str) -> bool:

@@ -126,12 +126,14 @@ def plans(bundle: Bundle, parts: Sequence[Part], options: BuildOptions) -> list[
     if flavor == "rtx" and options.timing_cache is not None:
         raise UsageError("--timing-cache: TensorRT-RTX times nothing at build; it is for --flavor tensorrt")
     library = api.load(flavor)
+    if not library.has_type(precision):
+        raise UsageError(f"--{precision}: {library.title} {library.version} has no {precision}; use another precision")
     if target is not None and target.flavor == flavor:
         target.check_version(library.title, library.version)
         warnings += target.warnings(library.version, precision)
     elif target is not None:
         warnings += target.warnings(None, precision)
-    capabilities = _capabilities(library, options, target, gpu)
+    capabilities = _capabilities(library, options, target, gpu, precision)
     found = []
     for part in parts:
         default = {**profile.defaults(part, bundle.manifest.preprocessing)}
@@ -191,9 +193,13 @@ def _gpu(flavor: api.Flavor, options: BuildOptions, target: Target | None) -> Gp
     return gpu
 
 
-def _capabilities(library: api.Api, options: BuildOptions, target: Target | None, gpu: Gpu | None) -> tuple[str, ...]:
+def _capabilities(
+    library: api.Api, options: BuildOptions, target: Target | None, gpu: Gpu | None, precision: Precision
+) -> tuple[str, ...]:
     if not library.builds_without_gpu:
-        return (gpu.compute_capability,) if gpu is not None else ()
+        found = (gpu.compute_capability,) if gpu is not None else ()
+        _check_arithmetic(precision, found, "the GPU of this machine")
+        return found
     wanted = list(dict.fromkeys(options.compute_capabilities))
     if target is not None and target.flavor == library.flavor:
         outside = [c for c in wanted if c not in target.compute_capabilities]
@@ -202,7 +208,19 @@ def _capabilities(library: api.Api, options: BuildOptions, target: Target | None
             raise UsageError(f"--compute-capability {outside[0]}: {target.title} are SM {allowed}")
         wanted = wanted or list(target.compute_capabilities)
     api.check_compute_capabilities(library, wanted)
+    _check_arithmetic(precision, wanted, "--compute-capability")
+    if not wanted and precision == "fp8":  # the library's own choice of GPUs holds some that have no FP8
+        wanted = [c for c in library.compute_capabilities if not api.lacks_precision(precision, c)]
     return tuple(wanted)
+
+
+def _check_arithmetic(precision: Precision, capabilities: Sequence[str], where: str) -> None:
+    without = [capability for capability in capabilities if api.lacks_precision(precision, capability)]
+    if without:
+        raise UsageError(
+            f"--{precision}: {where}: SM {without[0]} has no {precision}, expected SM {api.FP8_CAPABILITY} or newer; "
+            f"build an int8 or fp16 bundle for it"
+        )
 
 
 def _plugin(bundle: Bundle, library: api.Api, options: BuildOptions, gpu: Gpu | None) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vtn_export.errors import ConfigError, MemoryForecastError, UsageError
-from vtn_export.spec import PARTS, Part
+from vtn_export.spec import PARTS, PRECISIONS, Part
 from vtn_export.trt import api, profile
 from vtn_export.trt.profile import AXES, Range
 
@@ -23,7 +23,6 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "recipes"
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from vtn_export.onnx.check import Check, check_samples, require_passed
 from vtn_export.onnx.precision import Kept, precision_of, rounding_copy, to_precision
 from vtn_export.runtime.golden import bundle_samples, graph_frames
 from vtn_export.runtime.session import OrtSession
-from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, Array, Part, Precision
+from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, QUANTIZED_PRECISIONS, Array, Part, Precision
 from vtn_export.trt import ranges
 
 CALIBRATION_FRAMES = 32
@@ -48,6 +48,11 @@ def resolve_precision(bundle: Bundle, asked: Precision | None) -> Precision:
     have = bundle.manifest.precision
     if asked is None or asked == have:
         return have
+    if asked in QUANTIZED_PRECISIONS:
+        raise UsageError(
+            f"--{asked}: got a bundle of {have}, expected one of {asked}; make it with `vtn-export quantize "
+            f"{bundle.path} --{asked} --calibrate VIDEOS --out DIR`"
+        )
     if have != "fp32":
         raise UsageError(
             f"--{asked}: got a bundle of {have}, whose weights are rounded already; "

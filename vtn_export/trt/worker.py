@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vtn_export.errors import EngineError, OutputError, VtnError
+from vtn_export.spec import QUANTIZED_PRECISIONS
 from vtn_export.trt import api as apis
 from vtn_export.trt.plugin_form import preflight
 
@@ -89,7 +90,7 @@ class Worker:
         parse_seconds = time.perf_counter() - start
         self._check_io(network)
         layers = self._layers(network)
-        self._check_types(layers)
+        quantized = self._check_types(network, layers)
         config = builder.create_builder_config()
         self._configure(builder, network, config)
         result: dict[str, Any] = {
@@ -98,6 +99,8 @@ class Worker:
             "layer_types": dict(Counter(layer["type"] for layer in layers).most_common()),
             "parse_seconds": round(parse_seconds, 3),
         }
+        if quantized is not None:
+            result["quantized_products"] = quantized
         if request["engine"] is None:
             result["layer_list"] = layers
         else:
@@ -186,15 +189,62 @@ class Worker:
             found.append({"name": layer.name, "type": str(layer.type).rpartition(".")[2], "dtype": dtype})
         return found
 
-    def _check_types(self, layers: list[dict[str, str]]) -> None:
-        """Nobody gets fp32 who asked for 16 bits: the matrix products and convolutions say what they compute."""
-        wanted = {"fp16": "HALF", "bf16": "BF16"}.get(self.request["precision"])
+    def _check_types(self, network: Any, layers: list[dict[str, str]]) -> int | None:
+        """Nobody gets fp32 who asked for less: the matrix products and convolutions say what they compute.
+
+        Returns how many take 8-bit values on both sides, None for the other precisions.
+        """
+        precision = self.request["precision"]
         heavy = [layer for layer in layers if layer["type"] in ("MATRIX_MULTIPLY", "CONVOLUTION")]
+        if precision in QUANTIZED_PRECISIONS:
+            count = quantized_products(network, {"int8": "INT8", "fp8": "FP8"}[precision])
+            if heavy and not count:
+                raise EngineError(
+                    f"{self.request['source']}: asked for {precision}, but none of its {len(heavy)} matrix products "
+                    f"and convolutions takes {precision} on both sides"
+                )
+            return count
+        wanted = {"fp16": "HALF", "bf16": "BF16"}.get(precision)
         if wanted and heavy and not any(layer["dtype"] == wanted for layer in heavy):
             raise EngineError(
-                f"{self.request['source']}: asked for {self.request['precision']}, "
+                f"{self.request['source']}: asked for {precision}, "
                 f"but none of its {len(heavy)} matrix products and convolutions is {wanted}"
             )
+        return None
+
+
+def quantized_products(network: Any, dtype: str) -> int:
+    """How many products and convolutions of a parsed network read both sides from a DQ of this type.
+
+    A Q/DQ network computes in 8 bits where it fuses: a product whose inputs are both dequantized, reshaped at
+    most, is what the library's documentation promises to fuse. The engine alone knows; here is no GPU to ask it.
+    """
+    makers = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        makers.update({layer.get_output(i).name: layer for i in range(layer.num_outputs)})
+
+    def is_dequantized(tensor: Any) -> bool:
+        maker = makers.get(tensor.name)
+        while maker is not None and _kind(maker) == "SHUFFLE":
+            maker = makers.get(maker.get_input(0).name)
+        return (
+            maker is not None
+            and _kind(maker) == "DEQUANTIZE"
+            and str(maker.get_input(0).dtype).rpartition(".")[2] == dtype
+        )
+
+    count = 0
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if _kind(layer) in ("MATRIX_MULTIPLY", "CONVOLUTION"):
+            sides = [layer.get_input(i) for i in range(2) if i < layer.num_inputs and layer.get_input(i) is not None]
+            count += len(sides) == 2 and all(is_dequantized(side) for side in sides)
+    return count
+
+
+def _kind(layer: Any) -> str:
+    return str(layer.type).rpartition(".")[2]
 
 
 def _polygraphy_profile(flavor: str, shapes: Mapping[str, Sequence[Sequence[int]]]) -> Any:
