@@ -44,7 +44,7 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.decoded = self.converted = 0
-        frames, to_rgb = ROOM._frames, ROOM._to_rgb
+        frames, to_rgb = ROOM._frames, ROOM.to_rgb
 
         def spy_frames(*args: Any) -> Iterator[Any]:
             for frame in frames(*args):
@@ -56,7 +56,7 @@ class Spy:
             return to_rgb(*args)
 
         monkeypatch.setattr(ROOM, "_frames", spy_frames)
-        monkeypatch.setattr(ROOM, "_to_rgb", spy_to_rgb)
+        monkeypatch.setattr(ROOM, "to_rgb", spy_to_rgb)
 
 
 def test_only_what_is_wanted_is_converted(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,11 @@ def print_json(data: Any) -> None:
     typer.echo(json.dumps(_plain(data), indent=2, allow_nan=False))
 
 
+def print_json_line(data: Any) -> None:
+    """One line of JSON Lines on stdout, at once."""
+    typer.echo(json.dumps(_plain(data), allow_nan=False))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

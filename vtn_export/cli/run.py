@@ -9,6 +9,7 @@ import typer
 
 from vtn_export.cli.console import note, print_json, print_table, progress_bar, reported
 from vtn_export.cli.options import (
+    RARE,
     Backend,
     BundleArgument,
     Checkpoint,
@@ -30,7 +31,9 @@ MODES = ("full", "chunked", "features")
 @reported
 def command(
     bundle: BundleArgument,
-    video: Annotated[Path, typer.Argument(help="A video file, or features that `vtn-export features` stored.")],
+    video: Annotated[
+        Path | None, typer.Argument(help="A video file, or features that `vtn-export features` stored.")
+    ] = None,
     mode: Annotated[
         str | None,
         typer.Option("--mode", help="full, chunked or features (default: chunked for videos, features for .npz)."),
@@ -39,11 +42,91 @@ def command(
     chunk: Chunk = 16,
     backend: Backend = "ort",
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to print.")] = 5,
+    stream: Annotated[
+        str | None,
+        typer.Option("--stream", help="Instead of VIDEO: a file, device, URL or - (a pipe), classified as it comes."),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option("--window", min=1, help="With --stream: frames of a look (default: the bundle's).")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", min=1, help="With --stream: frames from result to result (default: 8).")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            help="With --stream, for frames that come too fast: drop-oldest (default for devices and URLs), "
+            "drop-newest, block (default for files and pipes).",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="With --stream -: WIDTHxHEIGHT of raw frames; without: a container.")
+    ] = None,
+    pixel_format: Annotated[
+        str | None,
+        typer.Option("--pixel-format", help="Of raw frames (default: rgb24; FFmpeg's names).", rich_help_panel=RARE),
+    ] = None,
+    every: Annotated[
+        int,
+        typer.Option("--every", min=1, help="With --stream: take every N-th frame.", rich_help_panel=RARE),
+    ] = 1,
+    index: Annotated[
+        str,
+        typer.Option(
+            "--index",
+            help="With --stream: a frame's place is its number (frames), or follows its timestamp (time).",
+            rich_help_panel=RARE,
+        ),
+    ] = "frames",
+    queue: Annotated[
+        int | None,
+        typer.Option(
+            "--queue", min=1, help="With --stream: frames that may wait (default: one stride).", rich_help_panel=RARE
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline",
+            min=0,
+            help="With --stream: seconds after which a result is late.",
+            rich_help_panel=RARE,
+        ),
+    ] = None,
+    source_format: Annotated[
+        str | None,
+        typer.Option("--source-format", help="FFmpeg's name of the source's format.", rich_help_panel=RARE),
+    ] = None,
+    source_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source-option", help="NAME=VALUE for FFmpeg's input, as rtsp_transport=tcp.", rich_help_panel=RARE
+        ),
+    ] = None,
     checkpoint: Checkpoint = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Name what happens in a video: the whole of it in one look."""
+    """Name what happens in a video: the whole of it in one look, or live with --stream."""
+    if stream is not None:
+        from vtn_export.cli.run_stream import StreamRequest, run_stream
+
+        for name, got in (("VIDEO", video), ("--mode", mode), ("--frames", frames)):
+            if got is not None:
+                raise UsageError(f"--stream: got {name} {got} as well, expected one of the two")
+        request = StreamRequest(
+            stream, window, stride, policy, queue, deadline, every, index, size, pixel_format, source_format,
+            source_option or [],
+        )  # fmt: skip
+        run_stream(bundle, request, backend=backend, top=top, checkpoint=checkpoint, threads=threads, as_json=as_json)
+        return
+    if video is None:
+        raise UsageError("VIDEO: got none, expected a video file, stored features, or --stream SOURCE")
+    given = {"--window": window, "--stride": stride, "--policy": policy, "--size": size}
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name}: got {value} without --stream")
     from vtn_export.backends import Sessions
     from vtn_export.bundle import Bundle
     from vtn_export.runtime import inference

@@ -47,7 +47,7 @@ def probe(path: PathLike) -> VideoInfo:
     with open_video(path, threads=1) as (container, stream):
         frame = next(_frames(path, container, stream), None)
         if frame is None:
-            raise _no_frames(path)
+            raise no_frames(path)
         transposed, _, _ = orientation = _orientation(frame)
         width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
         duration = None
@@ -84,7 +84,7 @@ def count_frames(path: PathLike, progress: Callable[[int], None] | None = None) 
             if progress is not None:
                 progress(count)
     if count == 0:
-        raise _no_frames(path)
+        raise no_frames(path)
     return count
 
 
@@ -154,9 +154,9 @@ def _decode(
         converter = VideoReformatter()  # one for all frames: it keeps its tables while sizes stay
         for number, frame in enumerate(_frames(path, container, stream, cancelled)):
             if wanted is None:
-                yield number, _to_rgb(converter, frame)
+                yield number, to_rgb(converter, frame)
             elif wanted[position] == number:
-                image = _to_rgb(converter, frame)
+                image = to_rgb(converter, frame)
                 while position < wanted.size and wanted[position] == number:
                     yield number, image
                     position += 1
@@ -165,7 +165,7 @@ def _decode(
     if cancelled():
         return
     if number < 0:
-        raise _no_frames(path)
+        raise no_frames(path)
     if wanted is not None:
         raise _too_few(path, number + 1, f"frame {wanted[-1]} too")
 
@@ -188,16 +188,16 @@ def _frames(
         except av.FFmpegError:
             # A recording that starts between key frames (a broadcast) cannot be decoded up to the first.
             if key_frame_seen:
-                raise _damaged(path, number) from None
+                raise damaged(path, number) from None
             continue
         for frame in frames:
             if frame.is_corrupt:
-                raise _damaged(path, number)
+                raise damaged(path, number)
             yield frame
             number += 1
 
 
-def _to_rgb(converter: Any, frame: Any) -> npt.NDArray[np.uint8]:
+def to_rgb(converter: Any, frame: Any) -> npt.NDArray[np.uint8]:
     """uint8 RGB `[H, W, 3]`, upright and contiguous; 10-bit, gray and 4:4:4 sources included."""
     image = converter.reformat(frame, format="rgb24").to_ndarray()
     transposed, flip_rows, flip_columns = _orientation(frame)
@@ -239,7 +239,7 @@ def _declared_frames(stream: Any) -> int | None:
     return None
 
 
-def _no_frames(path: PathLike) -> VideoError:
+def no_frames(path: PathLike) -> VideoError:
     return VideoError(f"{path}: got a video stream without frames, expected at least 1")
 
 
@@ -247,5 +247,5 @@ def _too_few(path: PathLike, got: int, expected: str) -> VideoError:
     return VideoError(f"{path}: got {got} frames, expected {expected}; {REPAIR}")
 
 
-def _damaged(path: PathLike, number: int) -> VideoError:
+def damaged(path: PathLike, number: int) -> VideoError:
     return VideoError(f"{path}: damaged at or just after frame {number}; {REPAIR}")

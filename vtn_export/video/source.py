@@ -34,6 +34,14 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     A file shorter than its own container says (a broken copy or download) is refused here, before
     any frame is decoded: FFmpeg would play what is left and say nothing.
     """
+    file, cut = inspect_file(path)
+    if cut is not None:
+        raise VideoError(cut)
+    return file
+
+
+def inspect_file(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """`path` as a Path, and one line about how it is cut short, if it is. Raises VideoError for all else."""
     file = Path(path)
     try:
         mode = file.stat().st_mode
@@ -53,12 +61,12 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:  # a name too long, a null byte, a failing disk
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise VideoError(f"{file}: cannot be read ({reason})") from None
-    if declared > size:
-        raise VideoError(
-            f"{file}: got {size} bytes, expected at least {declared} as its container declares: cut short; "
-            "copy or download it again"
-        )
-    return file
+    if declared <= size:
+        return file, None
+    return file, (
+        f"{file}: got {size} bytes, expected at least {declared} as its container declares: cut short; "
+        "copy or download it again"
+    )
 
 
 def declared_size(stream: BinaryIO, size: int) -> int:
@@ -146,9 +154,9 @@ def open_video(path: str | os.PathLike[str], threads: int = 0) -> Iterator[tuple
     except av.error.EOFError:
         raise VideoError(f"{file}: got a file that ends before its first frame, expected a video") from None
     except av.FFmpegError as error:
-        raise VideoError(f"{file}: not a video that FFmpeg can open ({_reason(error)})") from None
+        raise VideoError(f"{file}: not a video that FFmpeg can open ({reason_of(error)})") from None
     try:
-        stream = _video_stream(file, container)
+        stream = video_stream(file, container)
         stream.codec_context.thread_count = threads
         # With frame threads FFmpeg may hand a frame out before it has found it damaged, if no full
         # thread's worth of frames follows: measured at the cut end of a raw H.264 stream, 3 times of
@@ -157,12 +165,13 @@ def open_video(path: str | os.PathLike[str], threads: int = 0) -> Iterator[tuple
         stream.thread_type = "AUTO" if guarded else "SLICE"
         yield container, stream
     except av.FFmpegError as error:
-        raise VideoError(f"{file}: damaged ({_reason(error)}); {REPAIR}") from None
+        raise VideoError(f"{file}: damaged ({reason_of(error)}); {REPAIR}") from None
     finally:
         container.close()
 
 
-def _video_stream(file: Path, container: Any) -> Any:
+def video_stream(file: str | Path, container: Any) -> Any:
+    """The first stream of pictures. Raises VideoError."""
     if container.format.name in TEXT_FORMATS:
         raise VideoError(f"{file}: got a text file, expected a video")
     # A cover picture of a music file is a "video stream" of one frame. (PyAV 12 does not tell.)
@@ -177,5 +186,6 @@ def _video_stream(file: Path, container: Any) -> Any:
     return stream
 
 
-def _reason(error: Any) -> str:
+def reason_of(error: Any) -> str:
+    """What FFmpeg says of an error."""
     return str(getattr(error, "strerror", None) or type(error).__name__)
