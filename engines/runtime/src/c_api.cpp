@@ -1,4 +1,6 @@
 // The C ABI: handles are numbers, looked up in a table, so that a closed or invented one is an error code.
+#include "c_api.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -6,7 +8,6 @@
 #include <new>
 #include <unordered_map>
 
-#include "classifier.hpp"
 #include "error.hpp"
 #include "stream.hpp"
 #include "vtn/vtn.h"
@@ -140,6 +141,11 @@ std::string text(const char* value) {
 }
 
 }  // namespace
+
+vtn_classifier* adopt(std::unique_ptr<Classifier> classifier) {
+    return classifiers().add(std::move(classifier));
+}
+
 }  // namespace vtn::detail
 
 using namespace vtn::detail;
@@ -312,8 +318,10 @@ int vtn_streams_push(vtn_stream* const* streams_, const vtn_frame* frames, const
             check_result(results + i, objects.back()->num_classes());
             results[i].ready = 0;
         }
-        Stream::push_together(objects.data(), images.data(), frame_index, count, found.data());
+        const std::exception_ptr failure =
+            Stream::push_together(objects.data(), images.data(), frame_index, count, found.data());
         for (size_t i = 0; i < count; ++i) fill(results + i, found[i]);
+        if (failure != nullptr) std::rethrow_exception(failure);
     });
 }
 

@@ -139,26 +139,22 @@ Executor& Classifier::executor(Part part) {
     return *slot;
 }
 
-// Source indices as the graph takes them: int32. Positions repeat every frame_positions frames, so a multiple of
-// that can be taken off: a camera may run for years.
+// Source indices as the graph takes them: int32. It takes them modulo the position table itself; done here, a camera
+// may run for years.
 const std::int32_t* Classifier::positions(const std::int64_t* index, std::size_t count) {
     positions_.resize(count);
-    if (index == nullptr) {
-        for (std::size_t i = 0; i < count; ++i) positions_[i] = static_cast<std::int32_t>(i);
-        return positions_.data();
-    }
     const std::int64_t period = manifest().frame_positions;
-    const std::int64_t base = period > 0 ? index[0] / period * period : 0;
     for (std::size_t i = 0; i < count; ++i) {
-        if (index[i] < 0 || (i > 0 && index[i] <= index[i - 1])) {
-            throw Error(VTN_ERROR_SHAPE, "frame_index: got " + std::to_string(index[i]) + " at " + std::to_string(i) +
+        const std::int64_t at = index == nullptr ? std::int64_t(i) : index[i];
+        if (at < 0 || (i > 0 && index != nullptr && at <= index[i - 1])) {
+            throw Error(VTN_ERROR_SHAPE, "frame_index: got " + std::to_string(at) + " at " + std::to_string(i) +
                                              ", expected indices of 0 or more, each larger than the one before");
         }
-        if (index[i] - base > INT32_MAX) {
-            throw Error(VTN_ERROR_SHAPE, "frame_index: got " + std::to_string(index[i]) +
-                                             ", expected less than 2^31 beyond the window's first");
+        if (period == 0 && at > INT32_MAX) {
+            throw Error(VTN_ERROR_SHAPE, "frame_index: got " + std::to_string(at) +
+                                             ", expected less than 2^31: the bundle states no position table");
         }
-        positions_[i] = static_cast<std::int32_t>(index[i] - base);
+        positions_[i] = static_cast<std::int32_t>(period == 0 ? at : at % period);
     }
     return positions_.data();
 }

@@ -1,6 +1,7 @@
 #include "stream.hpp"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "error.hpp"
 
@@ -41,12 +42,14 @@ float* Ring::next(std::int64_t index) {
     return features_.data() + at * width_;
 }
 
-void Ring::copy(float* features, std::int64_t* index) const {
-    const std::size_t head = std::min(count_, window_ - start_), tail = count_ - head;
-    std::copy_n(features_.data() + start_ * width_, head * width_, features);
+std::size_t Ring::copy(std::size_t skip, float* features, std::int64_t* index) const {
+    const std::size_t count = count_ - std::min(skip, count_), start = (start_ + count_ - count) % window_;
+    const std::size_t head = std::min(count, window_ - start), tail = count - head;
+    std::copy_n(features_.data() + start * width_, head * width_, features);
     std::copy_n(features_.data(), tail * width_, features + head * width_);
-    std::copy_n(index_.data() + start_, head, index);
+    std::copy_n(index_.data() + start, head, index);
     std::copy_n(index_.data(), tail, index + head);
+    return count;
 }
 
 Stream::Stream(std::unique_ptr<Classifier> classifier, const StreamOptions& options)
@@ -78,7 +81,12 @@ Stream::~Stream() {
 }
 
 std::int64_t Stream::checked_index(std::int64_t index) const {
-    if (index == -1) return newest_ + 1;
+    if (index == -1 && newest_ < INT64_MAX) return newest_ + 1;
+    if (index == -1) {
+        throw Error(VTN_ERROR_USAGE,
+                    "frame_index: got 9223372036854775808, expected less than 2^63; reset() starts a "
+                    "new video");
+    }
     if (index <= newest_) {
         throw Error(VTN_ERROR_USAGE, "frame_index: got " + std::to_string(index) + ", expected more than " +
                                          std::to_string(newest_) + ", the newest frame's; reset() starts a new video");
@@ -86,25 +94,29 @@ std::int64_t Stream::checked_index(std::int64_t index) const {
     return index;
 }
 
-// A frame's feature into the ring; true when result_ is new.
+// A frame's feature into the ring; true when result_ is new. Where the temporal graph fails, the ring is as before.
 bool Stream::keep(const float* feature, std::int64_t index, Clock::time_point arrived) {
-    std::copy_n(feature, std::size_t(classifier_->manifest().feature_dim), ring_.next(index));
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        ++counters_.frames;
+    const std::size_t width = std::size_t(classifier_->manifest().feature_dim);
+    const bool due = since_ + 1 >= options_.stride;
+    bool late = false;
+    if (due) {
+        const std::size_t full = std::size_t(options_.window);
+        const std::size_t old = ring_.copy(ring_.size() == full ? 1 : 0, window_.data(), window_index_.data());
+        std::copy_n(feature, width, window_.data() + old * width);
+        window_index_[old] = index;
+        classifier_->classify(window_.data(), old + 1, window_index_.data(), result_.logits.data(),
+                              result_.logits.size());
+        result_.frame_index = index;
+        result_.frames = static_cast<int>(old + 1);
+        result_.latency = std::chrono::duration<double>(Clock::now() - arrived).count();
+        late = options_.deadline > 0 && result_.latency > options_.deadline;
     }
-    if (++since_ < options_.stride) return false;
-    since_ = 0;
-    ring_.copy(window_.data(), window_index_.data());
-    classifier_->classify(window_.data(), ring_.size(), window_index_.data(), result_.logits.data(),
-                          result_.logits.size());
-    result_.frame_index = index;
-    result_.frames = static_cast<int>(ring_.size());
-    result_.latency = std::chrono::duration<double>(Clock::now() - arrived).count();
+    std::copy_n(feature, width, ring_.next(index));
+    since_ = due ? 0 : since_ + 1;
     const std::lock_guard<std::mutex> lock(mutex_);
-    ++counters_.results;
-    if (options_.deadline > 0 && result_.latency > options_.deadline) ++counters_.late;
-    return true;
+    ++counters_.frames;
+    counters_.results += due, counters_.late += late;
+    return due;
 }
 
 void Stream::check_pushed() const {
@@ -119,13 +131,13 @@ const Result* Stream::push(const ImageView& image, std::int64_t index) {
     const auto arrived = Clock::now();
     const std::int64_t at = checked_index(index);
     classifier_->preprocess(image, pixels_.get());
+    newest_ = at;  // a frame that fails from here on is a dropped one
     classifier_->backbone(pixels_.get(), 1, feature_.data());
-    newest_ = at;  // only now: after a failure the same frame may come again
     return keep(feature_.data(), at, arrived) ? &result_ : nullptr;
 }
 
-void Stream::push_together(Stream* const* streams, const ImageView* images, const std::int64_t* index,
-                           std::size_t count, const Result** results) {
+std::exception_ptr Stream::push_together(Stream* const* streams, const ImageView* images, const std::int64_t* index,
+                                         std::size_t count, const Result** results) {
     const auto arrived = Clock::now();
     Stream& first = *streams[0];
     Classifier& shared = *first.classifier_;
@@ -144,7 +156,7 @@ void Stream::push_together(Stream* const* streams, const ImageView* images, cons
         if (!shared.same_engine(*streams[i]->classifier_)) {
             throw Error(VTN_ERROR_USAGE, "streams: got streams of several bundles, expected clones of one classifier");
         }
-        if (index != nullptr) streams[i]->checked_index(index[i]);
+        streams[i]->checked_index(index == nullptr ? -1 : index[i]);
     }
     const std::size_t width = std::size_t(shared.manifest().feature_dim), size = shared.frame_size();
     if (count > first.pixel_frames_) {
@@ -153,12 +165,20 @@ void Stream::push_together(Stream* const* streams, const ImageView* images, cons
         first.feature_.resize(count * width);
     }
     for (std::size_t i = 0; i < count; ++i) shared.preprocess(images[i], first.pixels_.get() + i * size);
+    for (std::size_t i = 0; i < count; ++i) {
+        streams[i]->newest_ = streams[i]->checked_index(index == nullptr ? -1 : index[i]);
+    }
     shared.backbone(first.pixels_.get(), std::int64_t(count), first.feature_.data());
+    std::exception_ptr failure;
     for (std::size_t i = 0; i < count; ++i) {
         Stream& stream = *streams[i];
-        stream.newest_ = stream.checked_index(index == nullptr ? -1 : index[i]);
-        if (stream.keep(first.feature_.data() + i * width, stream.newest_, arrived)) results[i] = &stream.result_;
+        try {
+            if (stream.keep(first.feature_.data() + i * width, stream.newest_, arrived)) results[i] = &stream.result_;
+        } catch (...) {
+            if (failure == nullptr) failure = std::current_exception();
+        }
     }
+    return failure;
 }
 
 bool Stream::offer(const ImageView& image, std::int64_t index) {

@@ -31,8 +31,8 @@ public:
     float* next(std::int64_t index);  // where the newest feature goes
     void clear() { count_ = start_ = 0; }
     std::size_t size() const { return count_; }
-    // In order of time.
-    void copy(float* features, std::int64_t* index) const;
+    // All but the `skip` oldest, in order of time; how many.
+    std::size_t copy(std::size_t skip, float* features, std::int64_t* index) const;
 
 private:
     std::size_t window_, width_, start_ = 0, count_ = 0;
@@ -56,12 +56,14 @@ public:
     Stream(std::unique_ptr<Classifier> classifier, const StreamOptions& options);  // throws Error
     ~Stream();
 
-    // In the caller's thread; the result, or null between strides. It lives until the next call.
+    // In the caller's thread; the result, or null between strides. It lives until the next call. A push that fails
+    // takes no frame; once the pixels are made its index is spent, as a dropped frame's.
     const Result* push(const ImageView& image, std::int64_t index);
     // Several cameras through one backbone call: push() of each, in order. The streams are different ones of one
-    // classifier. Frames that the backbone took are in their rings even if a temporal graph then fails.
-    static void push_together(Stream* const* streams, const ImageView* images, const std::int64_t* index,
-                              std::size_t count, const Result** results);
+    // classifier. Throws Error before anything happened, or where the backbone fails; returns the first failure of a
+    // temporal graph, which is no other camera's.
+    static std::exception_ptr push_together(Stream* const* streams, const ImageView* images, const std::int64_t* index,
+                                            std::size_t count, const Result** results);
     // For the stream's own thread, which the first call starts. False: this frame was dropped.
     bool offer(const ImageView& image, std::int64_t index);
     // The newest result not taken yet, into `result`; false: none came in time. Rethrows what broke the thread.

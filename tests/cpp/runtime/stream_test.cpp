@@ -164,18 +164,73 @@ TEST_F(Streams, GroupsRefuseWhatCannotShareABatch) {
     EXPECT_EQ(a.counters().frames, 1U);
 }
 
-TEST_F(Streams, AFailedPushMayBeTriedAgain) {
-    bool broken = true;
-    Stream stream(stub_classifier(folder_,
-                                  [&broken] {
-                                      if (broken) throw Error(VTN_ERROR_BACKEND, "stub: broken");
-                                  }),
-                  {6, 1, 0, Policy::block, 0});
+TEST_F(Streams, AFailedPushTakesNoFrameAndSpendsItsIndex) {
+    for (Part broken_part : {Part::backbone, Part::temporal}) {
+        bool broken = false;
+        const auto fails = [&broken] {
+            if (broken) throw Error(VTN_ERROR_BACKEND, "stub: broken");
+        };
+        auto classifier =
+            std::make_unique<Classifier>(Bundle::open(folder_.path), "stub", [&](const Bundle&, Part part) {
+                return std::make_unique<Stub>(part, part == broken_part ? std::function<void()>(fails) : [] {});
+            });
+        Stream stream(std::move(classifier), {3, 1, 0, Policy::block, 0});
+        for (int i = 0; i < 7; ++i) {
+            const Picture picture(i), other(100 + i);
+            const vtn_frame frame = picture.frame(), bad = other.frame();
+            broken = true;
+            EXPECT_EQ(failure([&] { stream.push(checked_view(&bad), 3 * i); }).first, VTN_ERROR_BACKEND);
+            broken = false;
+            EXPECT_EQ(failure([&] { stream.push(checked_view(&frame), 3 * i); }).first, VTN_ERROR_USAGE);
+            const Result* result = stream.push(checked_view(&frame), -1);
+            ASSERT_NE(result, nullptr);
+            std::vector<int> seeds;
+            std::vector<std::int64_t> index;
+            for (int k = std::max(0, i - 2); k <= i; ++k) seeds.push_back(k), index.push_back(3 * k + 1);
+            EXPECT_EQ(result->logits, batch(seeds, index));
+            EXPECT_EQ(result->frame_index, 3 * i + 1);
+        }
+        EXPECT_EQ(stream.counters().frames, 7U);
+        EXPECT_EQ(stream.counters().results, 7U);
+    }
+}
+
+TEST_F(Streams, IndicesEndAtTwoToThe63) {
+    Stream stream(stub_classifier(folder_), {6, 1, 0, Policy::block, 0});
     const Picture picture(1);
     const vtn_frame frame = picture.frame();
-    EXPECT_EQ(failure([&] { stream.push(checked_view(&frame), 3); }).first, VTN_ERROR_BACKEND);
-    broken = false;
-    EXPECT_EQ(stream.push(checked_view(&frame), 3)->frames, 1);
+    EXPECT_EQ(stream.push(checked_view(&frame), INT64_MAX)->frame_index, INT64_MAX);
+    const auto [code, text] = failure([&] { stream.push(checked_view(&frame), -1); });
+    EXPECT_EQ(code, VTN_ERROR_USAGE);
+    EXPECT_EQ(text, "frame_index: got 9223372036854775808, expected less than 2^63; reset() starts a new video");
+    stream.reset();
+    EXPECT_EQ(stream.push(checked_view(&frame), -1)->frame_index, 0);
+}
+
+TEST_F(Streams, OneCamerasFailureIsNoOthers) {
+    int calls = 0;
+    const auto original =
+        std::make_unique<Classifier>(Bundle::open(folder_.path), "stub", [&](const Bundle&, Part part) {
+            return std::make_unique<Stub>(
+                part, part == Part::temporal ? std::function<void()>([&] {
+                    if (++calls == 2) throw Error(VTN_ERROR_BACKEND, "stub: broken");
+                })
+                                             : [] {});
+        });
+    const StreamOptions options{5, 1, 0, Policy::block, 0};
+    Stream a(original->clone(), options), b(original->clone(), options), c(original->clone(), options);
+    const Picture picture(1);
+    const vtn_frame frame = picture.frame();
+    const ImageView images[]{checked_view(&frame), checked_view(&frame), checked_view(&frame)};
+    Stream* streams[]{&a, &b, &c};
+    const Result* results[3];
+    const std::exception_ptr told = Stream::push_together(streams, images, nullptr, 3, results);
+    EXPECT_EQ(failure([&] { std::rethrow_exception(told); }).second, "stub: broken");
+    EXPECT_NE(results[0], nullptr);
+    EXPECT_EQ(results[1], nullptr);
+    EXPECT_NE(results[2], nullptr);
+    EXPECT_EQ(b.counters().frames, 0U);
+    EXPECT_EQ(c.counters().results, 1U);
 }
 
 TEST_F(Streams, BadOptionsAndIndices) {

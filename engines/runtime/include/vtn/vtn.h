@@ -135,11 +135,13 @@ VTN_API int vtn_classify_features(vtn_classifier* classifier, const float* featu
 VTN_API int vtn_stream_open(vtn_classifier* classifier, const vtn_stream_options* options, vtn_stream** out);
 VTN_API int vtn_stream_close(vtn_stream* stream);
 VTN_API int vtn_stream_reset(vtn_stream* stream);
-/* At once, in this thread. frame_index: -1: one after the newest. result->ready says whether there is one. */
+/* At once, in this thread. frame_index: -1: one after the newest. result->ready says whether there is one. A push that
+ * fails takes no frame; once the pixels are made its index is spent, as a dropped frame's. */
 VTN_API int vtn_stream_push(vtn_stream* stream, const vtn_frame* frame, int64_t frame_index, vtn_result* result);
 /* Several cameras at once: one backbone call for the frames of count different streams, all opened from one classifier
  * or its clones, then what vtn_stream_push does for each. frame_index may be null: one after the newest, for each.
- * results: count of them. With fewer frames than cameras, give the streams that have one. */
+ * results: count of them. With fewer frames than cameras, give the streams that have one. An error of one camera's
+ * temporal graph is returned after the others have their results. */
 VTN_API int vtn_streams_push(vtn_stream* const* streams, const vtn_frame* frames, const int64_t* frame_index,
                              size_t count, vtn_result* results);
 /* Into the queue, for the stream's own thread. accepted (may be null): 0 if this frame was dropped. */

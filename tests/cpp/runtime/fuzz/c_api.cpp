@@ -1,4 +1,8 @@
-// Any calls in any order with any arguments whose pointers are valid or null: a code, never a crash.
+// Calls of the C ABI in any order: live, closed and invented handles, arguments in and out of their ranges, null
+// pointers. A code and a sentence for each, never a crash. Non-null pointers are valid, as C cannot check them.
+#include "c_api.hpp"
+
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -6,7 +10,7 @@
 #include <vector>
 
 #include "../support.hpp"
-#include "stream.hpp"
+#include "vtn/vtn.h"
 
 namespace {
 
@@ -18,11 +22,12 @@ public:
     template <typename Value>
     Value take() {
         Value value{};
-        const std::size_t part = size_ < sizeof(Value) ? size_ : sizeof(Value);
-        std::memcpy(&value, data_, part);
+        const std::size_t part = std::min(size_, sizeof(Value));
+        if (part > 0) std::memcpy(&value, data_, part);
         data_ += part, size_ -= part;
         return value;
     }
+    int below(int limit) { return take<std::uint8_t>() % limit; }
     bool empty() const { return size_ == 0; }
 
 private:
@@ -30,24 +35,43 @@ private:
     std::size_t size_;
 };
 
-// Fields from the input; the pixels are as large as a checked frame may read, or the frame is refused.
+void checked(int code) {
+    // what the header promises of every call
+    if ((code == VTN_OK) != (*vtn_last_error() == '\0')) std::abort();
+}
+
+// Mostly a frame, sometimes none. Memory is exactly what the header says that a frame has: ASan sees a byte beyond.
 vtn_frame frame_of(Input& input, std::vector<std::uint8_t>& pixels) {
     vtn_frame frame{};
-    const auto flags = input.take<std::uint8_t>();
-    frame.struct_size = flags & 1 ? sizeof(frame) : input.take<std::uint8_t>();
-    frame.format = flags & 2 ? input.take<std::uint8_t>() % 4 : input.take<std::int32_t>();
-    frame.width = flags & 4 ? input.take<std::uint8_t>() : input.take<std::int32_t>();
-    frame.height = flags & 4 ? input.take<std::uint8_t>() : input.take<std::int32_t>();
-    frame.stride = flags & 8 ? 0 : input.take<std::int16_t>();
-    frame.matrix = flags & 16 ? 0 : input.take<std::int8_t>();
-    frame.range = flags & 16 ? 1 : input.take<std::int8_t>();
-    frame.memory = flags & 32 ? 0 : input.take<std::int8_t>();
-    const std::int64_t stride = frame.stride > 0 ? frame.stride : std::int64_t{frame.width} * 4 + 4;
-    const std::int64_t bytes = stride * (std::int64_t{frame.height} + 1) * 2;
-    if (bytes > 0 && bytes < (1 << 24)) {
-        pixels.assign(std::size_t(bytes), flags);
-        frame.data = pixels.data();
+    const auto odd = input.take<std::uint16_t>();  // a bit a field that is out of its range
+    const auto strange = [&](int bit) { return (odd >> bit & 7) == 7; };
+    frame.struct_size = strange(0) ? input.take<std::uint8_t>() : sizeof(frame);
+    frame.format = strange(1) ? input.take<std::int32_t>() : input.below(4);
+    frame.width = strange(2) ? input.take<std::int32_t>() : 1 + input.below(40);
+    frame.height = strange(3) ? input.take<std::int32_t>() : 1 + input.below(40);
+    frame.matrix = strange(4) ? input.take<std::int32_t>() : input.below(2);
+    frame.range = strange(5) ? input.take<std::int32_t>() : input.below(2);
+    frame.memory = strange(6) ? input.take<std::int32_t>() : VTN_HOST;
+    frame.stride = strange(7) ? input.take<std::int64_t>() : 0;
+    frame.chroma_stride = strange(8) ? input.take<std::int64_t>() : 0;
+    if (strange(9)) return frame;
+    if (frame.width < 1 || frame.height < 1 || frame.width > 256 || frame.height > 256) {
+        pixels.assign(16, 0);  // refused by its size, whatever the pointer
+        if (std::int64_t{frame.width} * frame.height < (1 << 20)) return frame;
+        frame.height = -frame.height;
+    } else {
+        const bool nv12 = frame.format == VTN_NV12;
+        const std::int64_t row = std::int64_t{frame.width} * (nv12 ? 1 : frame.format == VTN_RGBA ? 4 : 3);
+        if (frame.stride > 4096 || frame.chroma_stride > 4096) return frame;
+        const std::int64_t stride = frame.stride == 0 ? row : std::max(frame.stride, row);
+        const std::int64_t pair = 2 * ((std::int64_t{frame.width} + 1) / 2);
+        const std::int64_t chroma = frame.chroma_stride != 0 ? std::max(frame.chroma_stride, pair)
+                                                             : (frame.stride == 0 ? pair : std::max(stride, pair));
+        const std::int64_t luma = nv12 ? stride * frame.height : stride * (frame.height - 1) + row;
+        const std::int64_t rows = (frame.height + 1) / 2;
+        pixels.assign(std::size_t(luma + (nv12 ? chroma * (rows - 1) + pair : 0)), std::uint8_t(odd));
     }
+    frame.data = pixels.data();
     return frame;
 }
 
@@ -55,41 +79,97 @@ vtn_frame frame_of(Input& input, std::vector<std::uint8_t>& pixels) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     static const Folder folder;
-    static const bool written = (write_bundle(folder), true);
-    (void)written;
+    static const std::unique_ptr<Classifier> original = (write_bundle(folder), stub_classifier(folder));
     Input input(data, size);
-    vtn_classifier* classifier = reinterpret_cast<vtn_classifier*>(std::uintptr_t{input.take<std::uint16_t>()});
-    vtn_options options{sizeof(vtn_options), "openvino", input.take<std::int8_t>(), nullptr, nullptr};
-    vtn_classifier* opened = nullptr;
-    vtn_classifier_open(folder.path.c_str(), &options, &opened);
-    vtn_stream* stream = reinterpret_cast<vtn_stream*>(std::uintptr_t{input.take<std::uint16_t>()});
-    // The same calls on real objects, behind the ABI's checks.
-    const StreamOptions chosen{input.take<std::int8_t>(), input.take<std::int8_t>(), input.take<std::int8_t>(),
-                               Policy::block, 0};
-    std::unique_ptr<Stream> real;
-    try {
-        real = std::make_unique<Stream>(stub_classifier(folder), chosen);
-    } catch (const Error&) {
-    }
-    std::vector<std::uint8_t> pixels;
-    float logits[8];
-    for (int step = 0; step < 64 && !input.empty(); ++step) {
-        vtn_frame frame = frame_of(input, pixels);
-        vtn_result result{};
-        result.struct_size = sizeof(result), result.logits = logits, result.num_logits = input.take<std::uint8_t>() % 9;
-        const auto index = input.take<std::int64_t>();
-        vtn_stream_push(stream, &frame, index, &result);
-        vtn_classify_chunked(classifier, &frame, 1, &index, input.take<std::int8_t>(), logits, result.num_logits);
-        vtn_classify_features(classifier, logits, 1, &index, logits, 8);
-        vtn_stream_offer(stream, &frame, index, nullptr);
-        vtn_classifier_label(classifier, frame.width);
-        if (real == nullptr) continue;
-        try {
-            real->push(checked_view(&frame), index);
-        } catch (const Error&) {
+    std::array<vtn_classifier*, 4> classifiers{adopt(original->clone())};
+    std::array<vtn_stream*, 4> streams{};
+    std::array<float, 64> floats{};
+    std::array<std::vector<std::uint8_t>, 3> pixels;
+    for (int step = 0; step < 48 && !input.empty(); ++step) {
+        vtn_classifier*& classifier = classifiers[std::size_t(input.below(4))];
+        vtn_stream*& stream = streams[std::size_t(input.below(4))];
+        std::array<vtn_frame, 3> frames{frame_of(input, pixels[0])};
+        std::array<vtn_result, 3> results{};
+        for (vtn_result& result : results) {
+            result.struct_size = sizeof(vtn_result);
+            result.logits = floats.data(), result.num_logits = floats.size();
+        }
+        const int odd = input.below(16);
+        if (odd == 1) results[0].num_logits = std::size_t(input.below(4));
+        if (odd == 2) results[0].logits = nullptr;
+        if (odd == 3) results[0].struct_size = std::size_t(input.below(99));
+        std::int64_t index = odd == 4 ? input.take<std::int64_t>() : -1;
+        vtn_result* result = odd == 5 ? nullptr : results.data();
+        const vtn_frame* frame = odd == 6 ? nullptr : frames.data();
+        const std::size_t room = odd == 7 ? input.take<std::uint8_t>() : floats.size();
+        float* out = odd == 8 ? nullptr : floats.data();
+        switch (input.below(15)) {
+            case 0: {
+                vtn_classifier* copy = nullptr;
+                checked(vtn_classifier_clone(classifier, odd == 9 ? nullptr : &copy));
+                if (copy != nullptr) {
+                    vtn_classifier_close(classifiers[3]);
+                    classifiers[3] = copy;
+                }
+                break;
+            }
+            case 1: checked(vtn_classifier_close(classifier)); break;  // the handle stays: use after close
+            case 2: {
+                vtn_stream_options options{sizeof(options), input.below(9), 1 + input.below(9),
+                                           input.below(5),  input.below(3), 0};
+                if (odd == 10) options.window = input.take<std::int32_t>() % 70000;
+                if (odd == 11) options.stride = input.take<std::int32_t>();
+                if (odd == 12) options.queue = input.take<std::int16_t>();
+                if (odd == 13) options.policy = input.take<std::int32_t>();
+                if (odd == 14) options.deadline = input.take<double>();
+                vtn_stream* opened = nullptr;
+                checked(vtn_stream_open(classifier, odd == 15 ? nullptr : &options, &opened));
+                if (opened != nullptr) {
+                    vtn_stream_close(stream);
+                    stream = opened;
+                }
+                break;
+            }
+            case 3: checked(vtn_stream_close(stream)); break;
+            case 4: checked(vtn_stream_reset(stream)); break;
+            case 5:
+            case 6: checked(vtn_stream_push(stream, frame, index, result)); break;
+            case 7: {
+                std::int32_t accepted = 0;
+                checked(vtn_stream_offer(stream, frame, index, odd == 9 ? nullptr : &accepted));
+                break;
+            }
+            case 8: checked(vtn_stream_poll(stream, odd == 9 ? -1 : 0, result)); break;
+            case 9: {
+                vtn_counters counters{};
+                counters.struct_size = odd == 9 ? 3 : sizeof(counters);
+                checked(vtn_stream_counters(stream, &counters));
+                break;
+            }
+            case 10: {
+                std::array<vtn_stream*, 3> some{};
+                for (std::size_t i = 0; i < 3; ++i) {
+                    some[i] = streams[std::size_t(input.below(4))];
+                    if (i > 0) frames[i] = frame_of(input, pixels[i]);
+                }
+                const std::array<std::int64_t, 3> places{index, index, index};
+                checked(vtn_streams_push(some.data(), frame, odd == 9 ? nullptr : places.data(),
+                                         std::size_t(input.below(4)), result));
+                break;
+            }
+            case 11: checked(vtn_classify_chunked(classifier, frame, 1, &index, input.below(5), out, room)); break;
+            case 12: checked(vtn_features(classifier, frame, 1, 1 + input.below(2), out, room)); break;
+            case 13:
+                checked(vtn_classify_features(classifier, out, std::size_t(input.below(9)), nullptr, out, room));
+                break;
+            default:
+                checked(vtn_classify_full(classifier, frame, 1, &index, out, room));
+                vtn_classifier_label(classifier, input.take<std::int32_t>());
+                classifier = odd == 9 ? reinterpret_cast<vtn_classifier*>(std::uintptr_t{input.take<std::uint16_t>()})
+                                      : classifier;
         }
     }
-    vtn_stream_close(stream);
-    vtn_classifier_close(classifier);
+    for (vtn_stream* stream : streams) vtn_stream_close(stream);
+    for (vtn_classifier* classifier : classifiers) vtn_classifier_close(classifier);
     return 0;
 }
