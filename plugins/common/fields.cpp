@@ -79,22 +79,23 @@ std::vector<std::string> FieldReader::unread() const {
 
 void FieldWriter::add(const char* name, int32_t value) {
     integers_.push_back(value);
-    fields_.emplace_back(name, &integers_.back(), PluginFieldType::kINT32, 1);
+    append(name, &integers_.back(), PluginFieldType::kINT32);
 }
 
 void FieldWriter::add(const char* name, float value) {
     reals_.push_back(value);
-    fields_.emplace_back(name, &reals_.back(), PluginFieldType::kFLOAT32, 1);
+    append(name, &reals_.back(), PluginFieldType::kFLOAT32);
 }
 
 void FieldWriter::declare(const char* name, PluginFieldType type) {
-    fields_.emplace_back(name, nullptr, type, 1);
+    append(name, nullptr, type);
 }
 
-const nvinfer1::PluginFieldCollection* FieldWriter::collection() noexcept {
+// Up to date after every field, so that collection() changes nothing: many threads ask a creator for its names.
+void FieldWriter::append(const char* name, const void* data, PluginFieldType type) {
+    fields_.emplace_back(name, data, type, 1);
     collection_.nbFields = static_cast<int32_t>(fields_.size());
     collection_.fields = fields_.data();
-    return &collection_;
 }
 
 }  // namespace vtn::plugins

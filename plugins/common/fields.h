@@ -40,9 +40,11 @@ public:
     void add(const char* name, float value);
     void declare(const char* name, nvinfer1::PluginFieldType type);  // a name without a value
 
-    const nvinfer1::PluginFieldCollection* collection() noexcept;
+    const nvinfer1::PluginFieldCollection* collection() const noexcept { return &collection_; }
 
 private:
+    void append(const char* name, const void* data, nvinfer1::PluginFieldType type);
+
     std::deque<int32_t> integers_;  // deques: addresses stay
     std::deque<float> reals_;
     std::vector<nvinfer1::PluginField> fields_;

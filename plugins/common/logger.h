@@ -9,6 +9,7 @@ namespace vtn::plugins {
 
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 
+void log(nvinfer1::ILogger::Severity severity, const char* message) noexcept;
 void log(nvinfer1::ILogger::Severity severity, const std::string& message) noexcept;
 
 }  // namespace vtn::plugins

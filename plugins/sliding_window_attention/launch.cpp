@@ -11,6 +11,8 @@ namespace vtn::swa {
 namespace {
 
 constexpr int64_t kMaxElements = (int64_t{1} << 31) - 1;
+constexpr int64_t kMaxStride = int64_t{1}
+                               << 30;  // elements from a row's key to the next: 31 bits of bytes in 16-bit types
 constexpr int64_t kMaxGridAxis = 65535;
 constexpr int64_t kSmallestBlock = 64;  // queries; bounds the blocks of a sequence
 constexpr float kLog2E = 1.4426950408889634f;
@@ -117,6 +119,10 @@ std::string check_sizes(const Problem& problem) {
     if (problem.batch > 0 && problem.sequence > 0 && problem.sequence > kMaxElements / token / problem.batch) {
         return "qkv: got " + std::to_string(problem.batch) + " x " + std::to_string(problem.sequence) + " x " +
                std::to_string(token) + " elements, expected fewer than 2^31";
+    }
+    if (problem.dilation < problem.sequence && problem.dilation * token >= kMaxStride) {
+        return "dilation: got " + std::to_string(problem.dilation) + " tokens of " + std::to_string(token) +
+               " elements, expected fewer than 2^30 elements from a key to the next";
     }
     return {};
 }

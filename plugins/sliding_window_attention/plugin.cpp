@@ -226,10 +226,14 @@ int32_t SlidingWindowAttentionPlugin::onShapeChange(const nvinfer1::PluginTensor
         expect_counts(in_count, out_count);
         const swa::Problem sizes = problem(in[kQkv].dims, in[kQkv].type, in[kLengths].dims);
         // Here and not in enqueue, so that a captured graph sees a launch and nothing else. Without a
-        // driver there is nothing to prepare; enqueue then says so.
-        has_device_ = swa::current_device(&device_) == cudaSuccess;
-        if (!has_device_) {
+        // driver or a device there is nothing to prepare; enqueue then says so.
+        const cudaError_t status = swa::current_device(&device_);
+        has_device_ = status == cudaSuccess;
+        if (status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice) {
             return 0;
+        }
+        if (!has_device_) {
+            return report("no CUDA device", status);
         }
         if (sizes.type == swa::DataType::kBFloat16 && device_.compute_capability < 80) {
             throw PluginError("bfloat16: got compute capability " + std::to_string(device_.compute_capability / 10) +

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -66,3 +68,40 @@ def test_bad_fields_are_refused(creator: Any, broken: str) -> None:
     except Exception:  # the bindings of some versions raise where the creator returned null
         plugin = None
     assert plugin is None
+
+
+# A process of its own, because TensorRT keeps the first logger that a process gives it
+REFUSED = """
+import sys
+import numpy as np
+import tensorrt_rtx as trt
+
+class Logger(trt.ILogger):
+    def log(self, severity, message):
+        print(severity.name, message)
+
+def field(name, value):
+    return trt.PluginField(name, np.array([value], np.int32), trt.PluginFieldType.INT32)
+
+logger = Logger()
+builder = trt.Builder(logger)
+registry = trt.get_plugin_registry()
+registry.load_library(sys.argv[1])
+creator = registry.get_creator("SlidingWindowAttention", "1", "vtn")
+for fields in ([field("num_heads", 12)], [field("num_heads", 12), field("one_sided_window", 9), field("dilation", 1),
+               field("num_global_tokens", 1), field("causal", 0), field("scale", 1)]):
+    try:
+        creator.create_plugin("node", trt.PluginFieldCollection(fields), trt.TensorRTPhase.BUILD)
+    except Exception:
+        pass
+"""
+
+
+def test_refusals_reach_tensorrt_s_logger() -> None:
+    """RTX 1.7 has TensorRT 11's interface of loggers, which the headers here (10.14) do not know."""
+    command = [sys.executable, "-c", REFUSED, str(build_library("8.0"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = done.stdout
+    assert "ERROR SlidingWindowAttention createPlugin: field one_sided_window: missing" in said, said
+    assert "ERROR SlidingWindowAttention createPlugin: field scale: got type 5 of length 1, expected one float" in said

@@ -71,6 +71,24 @@ nvinfer1::IPluginCreatorV3One* creator() {
     return count == 1 ? static_cast<nvinfer1::IPluginCreatorV3One*>(all[0]) : nullptr;
 }
 
+// The same logger as TensorRT 11 and RTX 1.7 have it: behind IVersionedInterface, and so is what finds it.
+class VersionedLogger final : public nvinfer1::IVersionedInterface {
+public:
+    nvinfer1::InterfaceInfo getInterfaceInfo() const noexcept override { return {"ILogger", 1, 0}; }
+    virtual void log(int32_t severity, const char* message) noexcept {
+        logger().log(static_cast<nvinfer1::ILogger::Severity>(severity), message);
+    }
+};
+
+class VersionedFinder final : public nvinfer1::IVersionedInterface {
+public:
+    nvinfer1::InterfaceInfo getInterfaceInfo() const noexcept override { return {"ILoggerFinder", 1, 0}; }
+    virtual VersionedLogger* findLogger() { return &logger_; }
+
+private:
+    VersionedLogger logger_;
+};
+
 struct Fields {
     // Shared, because a copy's fields point into the same values.
     std::shared_ptr<std::deque<int32_t>> integers = std::make_shared<std::deque<int32_t>>();
@@ -198,6 +216,25 @@ TEST(Library, LoadsAndListsOneCreator) {
     EXPECT_EQ(creator()->getFieldNames()->nbFields, 6);
 }
 
+TEST(Library, LogsThroughTheLoggersOfTensorRT10And11) {
+    const auto set = symbol<void (*)(nvinfer1::ILoggerFinder*)>("setLoggerFinder");
+    auto* maker = creator();
+    const nvinfer1::PluginFieldCollection none{};
+    const auto refusal = [&] {
+        logger().take();
+        EXPECT_EQ(maker->createPlugin("node", &none, nvinfer1::TensorRTPhase::kBUILD), nullptr);
+        return logger().take();
+    };
+    const std::string said = refusal();
+    EXPECT_NE(said.find("field num_heads: missing"), std::string::npos);
+    VersionedFinder versioned;
+    set(reinterpret_cast<nvinfer1::ILoggerFinder*>(&versioned));
+    EXPECT_EQ(refusal(), said);
+    set(nullptr);
+    EXPECT_EQ(refusal(), "");
+    set(&logger());
+}
+
 TEST(Create, GoodFields) {
     const Plugin plugin = create(good());
     ASSERT_NE(plugin, nullptr);
@@ -207,6 +244,7 @@ TEST(Create, GoodFields) {
     EXPECT_STREQ(core->getPluginVersion(), "1");
     EXPECT_STREQ(core->getPluginNamespace(), "vtn");
     EXPECT_EQ(build_of(*plugin)->getNbOutputs(), 1);
+    EXPECT_EQ(plugin->getCapabilityInterface(static_cast<nvinfer1::PluginCapabilityType>(7)), nullptr);
 }
 
 TEST(Create, MissingFieldsAreNamed) {
@@ -337,6 +375,15 @@ TEST(Build, ConfigureChecksShapesAndSizes) {
     EXPECT_NE(configure(dims({-1, -1, 2304}), dims({8, 1 << 18, 2304})), 0);  // 2^32.2 elements
     EXPECT_NE(logger().take().find("fewer than 2^31"), std::string::npos);
     EXPECT_EQ(configure(dims({-1, -1, 2304}), dims({1, 1 << 18, 2304})), 0);
+    EXPECT_NE(configure(dims({-1, -1, 2304}), dims({8, 1024, 2304}), dims({4, 1})), 0);
+    EXPECT_NE(logger().take().find("lengths: got shape"), std::string::npos);
+    const Plugin sparse =
+        create(good().without("dilation").add("dilation", 200000).without("num_heads").add("num_heads", 32));
+    const std::array<nvinfer1::DynamicPluginTensorDesc, 2> wide{
+        dynamic(dims({1, -1, 6144}), dims({1, 1 << 18, 6144}), DataType::kHALF),
+        dynamic(dims({1}), dims({1}), DataType::kINT32)};
+    EXPECT_NE(build_of(*sparse)->configurePlugin(wide.data(), 2, nullptr, 1), 0);
+    EXPECT_NE(logger().take().find("dilation: got 200000 tokens"), std::string::npos);
     EXPECT_EQ(build_of(*plugin)->getWorkspaceSize(nullptr, 2, nullptr, 1), 0U);
     EXPECT_STREQ(build_of(*plugin)->getTimingCacheID(), "12_9_1_1_0");
 }
@@ -425,7 +472,15 @@ TEST(Threads, EightAtOnce) {
                     runtime_of(*attached)->getFieldsToSerialize()->nbFields != 6) {
                     ++wrong[t];
                 }
-                runtime_of(*attached)->onShapeChange(shapes.in.data(), 2, shapes.out.data(), 1);
+                if (creator()->getFieldNames()->nbFields != 6 ||
+                    runtime_of(*attached)->onShapeChange(shapes.in.data(), 2, shapes.out.data(), 1) != 0) {
+                    ++wrong[t];
+                }
+                // No memory: refused with and without a GPU
+                const std::array<const void*, 2> in{nullptr, nullptr};
+                const std::array<void*, 1> out{nullptr};
+                wrong[t] += runtime_of(*attached)->enqueue(shapes.in.data(), shapes.out.data(), in.data(), out.data(),
+                                                           nullptr, nullptr) == 0;
             }
         });
     }
