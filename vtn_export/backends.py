@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from vtn_export.bundle import Bundle
 from vtn_export.deps import require
-from vtn_export.errors import EngineError
+from vtn_export.errors import BackendError, EngineError
 from vtn_export.runtime.session import OrtSession, Session
 from vtn_export.spec import QUANTIZED_PRECISIONS, Part
 
@@ -66,6 +66,7 @@ class Sessions:
             return TrtSession(self.bundle, part)
         path = self.bundle.graph_path(part)
         if self.backend == "openvino":
+            require_honest(self.bundle, self.backend)
             from vtn_export.runtime.openvino import OpenVinoSession
 
             return OpenVinoSession(path, spec, threads=self._threads)
@@ -87,6 +88,19 @@ class Sessions:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def require_honest(bundle: Bundle, backend: Backend) -> None:
+    """Raises BackendError for OpenVINO on int8 graphs.
+
+    It takes Q/DQ for its own 8-bit scheme and moves them, past the normalisation of the pixels too: features were
+    off by 5 to 7 times what the graph itself is off (OpenVINO 2026.4), and no option keeps it from that.
+    """
+    if backend == "openvino" and bundle.manifest.precision == "int8":
+        raise BackendError(
+            f"openvino: bundle {bundle.path} is int8, whose Q/DQ it places anew: its numbers are not the engine's; "
+            f"use --backend ort, or the fp32 bundle"
+        )
 
 
 def require_artefacts(bundle: Bundle, backend: Backend, parts: Iterable[Part]) -> None:

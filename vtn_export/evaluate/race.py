@@ -49,6 +49,8 @@ def choose(bundle: Bundle, parts: Sequence[Part] | None = None, *, threads: int 
         bundle.graph(part)
     if _engines_fit(bundle, wanted):
         return Choice("trt", why="engines for this GPU are there")
+    if bundle.manifest.precision == "int8":
+        return Choice("ort", why="the only CPU backend whose int8 numbers are the engine's")
     runners = [name for name in CPU_BACKENDS if name == "ort" or is_installed(name)]
     if len(runners) == 1:
         return Choice(runners[0], why="the only CPU backend installed; another comes with the extra openvino")
