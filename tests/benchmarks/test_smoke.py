@@ -102,6 +102,12 @@ def test_engines(config: Path) -> None:
 
 
 @pytest.mark.slow
+def test_streaming(config: Path) -> None:
+    out = _script("streaming.py", "--configs", config, "--window", 20, "--rounds", 1)
+    assert "| small.toml | OpenVINO |" in out and "a new frame at most 1.15 × its backbone" in out
+
+
+@pytest.mark.slow
 def test_command_line(config: Path) -> None:
     out = _script("command_line.py", "--configs", config, "--starts", 1, "--rounds", 1)
     assert "`vtn-export --help`" in out and "all parts" in out

@@ -10,6 +10,7 @@ import command_line
 import figures
 import protocol
 import pytest
+import streaming
 import tables
 import temporal_peers
 import whole_video
@@ -114,6 +115,7 @@ def test_sections_are_replaced_one_by_one(tmp_path: Path, monkeypatch: pytest.Mo
         ("whole_video", whole_video.table),
         ("engines", engines.table),
         ("command_line", command_line.table),
+        ("streaming", streaming.table),
     ],
 )
 def test_committed_table_is_of_the_committed_results(name: str, table: Any) -> None:

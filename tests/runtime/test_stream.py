@@ -69,6 +69,12 @@ def test_every_step_equals_the_batch_result(parts: Sessions, window: int, stride
         assert stream.counters().frames == 91 and stream.counters().results == 60 // stride + 31 // stride
 
 
+def test_openvino_streams_too(parts: Sessions) -> None:
+    frames, index = graph_frames(30), np.arange(30) * 3
+    with Sessions(parts.bundle, "openvino", threads=1) as sessions:
+        check(parts, pushed(Stream(sessions, 10, 4, preprocessed=True), frames, index), frames, index, 10, 4)
+
+
 def test_the_whole_video_is_the_full_graph(parts: Sessions) -> None:
     frames, index = graph_frames(24), np.arange(100, 124, dtype=np.int32)
     inputs = {FRAMES: frames[None], FRAME_INDEX: index[None], LENGTHS: np.array([24], np.int32)}
