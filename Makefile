@@ -77,10 +77,10 @@ test-benchmarks: $(TEST_STAMP) ## Every benchmark at its smallest size (minutes)
 	$(BIN)/python -m pytest -m slow tests/benchmarks
 
 test-libvtn: $(TEST_STAMP) ## libvtn under TSan, and its Jetson build under qemu (minutes)
-	$(BIN)/python -m pytest -m slow tests/runtime/test_libvtn.py
+	$(BIN)/python -m pytest -m slow tests/runtime/libvtn
 
 fuzz: $(TEST_STAMP) ## libFuzzer on libvtn's manifest reader and C ABI (10 minutes each; VTN_FUZZ_SECONDS)
-	VTN_FUZZ_SECONDS=$${VTN_FUZZ_SECONDS:-600} $(BIN)/python -m pytest tests/runtime/test_libvtn.py -k fuzzers
+	VTN_FUZZ_SECONDS=$${VTN_FUZZ_SECONDS:-600} $(BIN)/python -m pytest tests/runtime/libvtn -k fuzzers
 
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)

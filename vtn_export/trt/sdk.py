@@ -1,8 +1,9 @@
 """`vtn-export sdk`: libvtn for one device with all that an application needs, as a tarball.
 
-    include/vtn/  lib/libvtn.so*  lib/cmake/vtn/  bundle/  examples/  libvtn_plugins.so beside the bundle's graphs
+    vtn-sdk/include/vtn/  lib/libvtn.so*  lib/cmake/vtn/  bundle/ (with libvtn_plugins.so, or openvino/)  examples/
 
 The library is built here: for a Jetson with CUDA 13 by cross-build, for this machine's CPU with OpenVINO's package.
+Engines that stand beside the bundle come along; the library checks them against the machine that it runs on.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from vtn_export.bundle import Bundle, writing_file
 from vtn_export.errors import BackendError, MissingDependencyError, UsageError
 from vtn_export.runtime.cpu_form import write_cpu_form
 from vtn_export.trt import plugins, targets
-from vtn_export.trt.plugins.cross import target_libraries
-from vtn_export.trt.plugins.toolchain import complete_root
+from vtn_export.trt.plugins.cross import STATIC_RUNTIME, target_libraries
+from vtn_export.trt.plugins.toolchain import check_architectures, complete_root
 
 CPU = "cpu"
 _ROOT = Path(__file__).resolve().parents[2]
-_EXAMPLES = ("classify_video.cpp", "camera_stream.cpp", "embed.c", "python_ctypes.py")
+_EXAMPLES = ("CMakeLists.txt", "classify_video.cpp", "camera_stream.cpp", "embed.c", "python_ctypes.py")
 
 Progress = Callable[[str], None]
 
@@ -51,17 +52,20 @@ def write_sdk(
         folder = work / "vtn-sdk"
         (folder / "examples").mkdir(parents=True)
         progress("library")
-        _build(sources, work / "build", folder, _settings(target))
+        _build(sources, work / "build", folder, _cpu_settings() if device is None else _gpu_settings(device))
         progress("bundle")
         for file in ("manifest.json", *bundle.manifest.files):
             (folder / "bundle").mkdir(exist_ok=True)
             shutil.copyfile(bundle.path / file, folder / "bundle" / file)
         if device is None:
             write_cpu_form(bundle, folder / "bundle" / "openvino")
-        elif with_plugin:
-            progress("plugin")
-            cross = "aarch64" if target.startswith("jetson") and platform.machine() != "aarch64" else None
-            plugins.build(plugins.BuildRequest(folder / "bundle", device.compute_capabilities, cross=cross))
+        else:
+            if (bundle.path / "engines").is_dir():
+                shutil.copytree(bundle.path / "engines", folder / "bundle" / "engines")
+            if with_plugin:
+                progress("plugin")
+                cross = "aarch64" if _is_cross(device) else None
+                plugins.build(plugins.BuildRequest(folder / "bundle", device.compute_capabilities, cross=cross))
         for example in _EXAMPLES:
             shutil.copyfile(_ROOT / "examples" / example, folder / "examples" / example)
         progress("archive")
@@ -70,21 +74,47 @@ def write_sdk(
     return out
 
 
-def _settings(target: str) -> list[str]:
-    if target == CPU:
-        found = importlib.util.find_spec("openvino")
-        if found is None or found.origin is None:
-            raise MissingDependencyError("openvino: not found; pip install 'vtn-export[openvino]'")
-        return ["-DVTN_WITH_OPENVINO=ON", f"-DOpenVINO_DIR={Path(found.origin).parent / 'cmake'}"]
+def _is_cross(device: targets.Target) -> bool:
+    return device.name.startswith("jetson") and platform.machine() != "aarch64"
+
+
+def _cpu_settings() -> list[str]:
+    found = importlib.util.find_spec("openvino")
+    if found is None or found.origin is None:
+        raise MissingDependencyError("openvino: not found; pip install 'vtn-export[openvino]'")
+    return ["-DVTN_WITH_OPENVINO=ON", f"-DOpenVINO_DIR={Path(found.origin).parent / 'cmake'}"]
+
+
+def _gpu_settings(device: targets.Target) -> list[str]:
     toolkit, headers = plugins.find_toolkit(), plugins.find_headers()
+    numbers = check_architectures(toolkit, device.compute_capabilities)
     settings = ["-DVTN_WITH_TENSORRT=ON", f"-DTENSORRT_INCLUDE_DIR={headers.folder}"]
     root = toolkit.root
-    if target.startswith("jetson") and platform.machine() != "aarch64":
+    if _is_cross(device):
+        if toolkit.version[0] < 13:
+            raise BackendError(
+                f"--target {device.name}: got CUDA {toolkit.version_text}, expected 13 or newer for a cross-build; "
+                "on JetPack 6 run this on the board itself"
+            )
         if shutil.which("aarch64-linux-gnu-g++") is None:
             raise MissingDependencyError("aarch64-linux-gnu-g++: not found; apt-get install g++-aarch64-linux-gnu")
         root = complete_root(root, target_libraries(toolkit), "aarch64")
         settings.append(f"-DCMAKE_TOOLCHAIN_FILE={_ROOT / 'engines' / 'runtime' / 'cmake' / 'aarch64.cmake'}")
-    return [*settings, f"-DCUDAToolkit_ROOT={root}", f"-DVTN_CUDART_STATIC={root / 'lib' / 'libcudart_static.a'}"]
+        settings.append(f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}")
+    return [
+        *settings,
+        f"-DCUDAToolkit_ROOT={root}",
+        f"-DCMAKE_CUDA_COMPILER={root / 'bin' / 'nvcc'}",
+        f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(numbers)}",
+        f"-DVTN_CUDART_STATIC={_static_runtime(root)}",
+    ]
+
+
+def _static_runtime(root: Path) -> Path:
+    """libcudart_static.a of a toolkit, in `lib64` or `lib`."""
+    return next((p for p in (root / "lib64", root / "lib") if (p / STATIC_RUNTIME).is_file()), root / "lib64") / (
+        STATIC_RUNTIME
+    )
 
 
 def _build(sources: Path, build: Path, prefix: Path, settings: list[str]) -> None:

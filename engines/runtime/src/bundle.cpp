@@ -139,12 +139,26 @@ Manifest read_manifest(const std::string& text, const std::string& where) {
         for (const auto& [key, entry] : object(at(data, "graphs"), "graphs").items()) {
             if (key != "full" && key != "backbone" && key != "temporal") throw Malformed("unknown part '" + key + "'");
             const Part part = key == "full" ? Part::full : key == "backbone" ? Part::backbone : Part::temporal;
-            GraphEntry graph{plain_name(at(entry, "file", key), key), tensors(at(entry, "inputs", key), key),
-                             tensors(at(entry, "outputs", key), key)};
+            // what the exporter measured and forecast: not used here, but a manifest without it is not whole
+            const Json& accuracy = object(at(entry, "accuracy", key), "accuracy");
+            const Json& memory = object(at(entry, "memory", key), "memory");
+            for (const char* field : {"tolerance", "measured"}) number(at(accuracy, field, key), field);
+            for (const char* field : {"fixed_bytes", "bytes_per_frame"}) number(at(memory, field, key), field);
+            GraphEntry graph{plain_name(at(entry, "file", key), key), {}, {}};
+            try {
+                graph.inputs = tensors(at(entry, "inputs", key), key);
+                graph.outputs = tensors(at(entry, "outputs", key), key);
+            } catch (const Malformed& error) {
+                throw Error(VTN_ERROR_BUNDLE,
+                            std::string("manifest: malformed graph interface (") + error.what() + ")");
+            }
             if (manifest.files.count(graph.file) == 0) throw Malformed("graphs without files");
             manifest.graphs[part] = std::move(graph);
         }
         if (manifest.graphs.empty()) throw Malformed("graphs without files");
+        string(at(object(at(data, "weights"), "weights"), "backbone_fingerprint"), "backbone_fingerprint");
+        number(at(object(at(data, "op"), "op"), "version"), "op");
+        object(at(data, "tools"), "tools");
         manifest.name = string(at(data, "name"), "name");
         manifest.precision = string(at(data, "precision"), "precision");
         const std::string type = string(at(data, "input_type"), "input_type");

@@ -14,6 +14,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::uintmax_t kMaxRecord = 16 << 20;
+constexpr int kContract = 1;  // of the op, which plugin libraries state
+#if defined(__aarch64__)
+constexpr const char* kMachine = "aarch64";
+#else
+constexpr const char* kMachine = "x86_64";
+#endif
+
 // "10.3.0" of "10.3.0.30" or "10.3.0.post1": what the library tells of itself.
 std::string leading(const std::string& version) {
     std::size_t end = 0;
@@ -22,9 +30,8 @@ std::string leading(const std::string& version) {
     return version.substr(0, end);
 }
 
-// Why the engine is not this bundle's or does not run on this machine.
-std::vector<std::string> problems(const EngineRecord& record, const Bundle& bundle, const Machine& machine,
-                                  const std::string& plugin_path, const std::string& plugin_sha256) {
+// Why the engine is not this bundle's, or its file not the recorded one; the file's bytes are what was hashed.
+std::vector<std::string> problems(const EngineRecord& record, const Bundle& bundle, std::string& bytes) {
     std::vector<std::string> found;
     const auto have = bundle.manifest.files.find(record.source_file);
     if (have == bundle.manifest.files.end() || have->second != record.source_sha256) {
@@ -32,6 +39,23 @@ std::vector<std::string> problems(const EngineRecord& record, const Bundle& bund
         found.push_back("the bundle's " + record.source_file + ": got " + got + ", expected " +
                         first12(record.source_sha256));
     }
+    const std::string engine = bundle.path + "/engines/" + record.name + ".engine";
+    try {
+        bytes = read_file(engine);
+        const std::string got = sha256_hex(bytes);
+        if (got != record.engine_sha256) {
+            found.push_back(record.name + ".engine: got SHA-256 " + first12(got) + ", expected " +
+                            first12(record.engine_sha256) + " (changed or damaged)");
+        }
+    } catch (const std::system_error& error) {
+        found.push_back(engine + ": " + error.code().message());
+    }
+    return found;
+}
+
+// Why it does not run on this machine.
+void machine_problems(const EngineRecord& record, const Machine& machine, const std::string& plugin_path,
+                      const std::string& plugin_sha256, std::vector<std::string>& found) {
     if (record.flavor != "tensorrt") {
         found.push_back("flavor: got " + record.flavor + ", expected tensorrt (libvtn runs no other)");
     } else if (leading(record.version) != machine.tensorrt_version) {
@@ -58,7 +82,23 @@ std::vector<std::string> problems(const EngineRecord& record, const Bundle& bund
                             ", expected " + first12(record.plugin_sha256));
         }
     }
-    return found;
+}
+
+// A word of a command line, quoted where a shell would take it apart.
+std::string shell_word(const std::string& text) {
+    const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_";
+    if (!text.empty() && text.find_first_not_of(plain) == std::string::npos) return text;
+    std::string quoted = "'";
+    for (const char letter : text) quoted += letter == '\'' ? std::string("'\"'\"'") : std::string(1, letter);
+    return quoted + "'";
+}
+
+std::string read_record(const fs::path& path) {
+    std::error_code none;
+    if (fs::file_size(path, none) > kMaxRecord && !none) {
+        throw Error(VTN_ERROR_ENGINE, path.string() + ": larger than 16 MiB, not an engine record");
+    }
+    return read_file(path.string());
 }
 
 [[noreturn]] void refuse(const EngineRecord& record, const std::vector<std::string>& found) {
@@ -71,10 +111,11 @@ std::vector<std::string> problems(const EngineRecord& record, const Bundle& bund
 
 EngineRecord read_engine_record(const std::string& text, const std::string& where, const std::string& stem) {
     const Json data = parse(text, where, VTN_ERROR_ENGINE, "; build the engine again");
-    if (!data.is_object() || !data.contains("schema_version") || data["schema_version"] != 1) {
-        const std::string got =
-            data.is_object() && data.contains("schema_version") ? data["schema_version"].dump() : "none";
-        throw Error(VTN_ERROR_ENGINE, where + ": got schema version " + got + ", expected 1; build it again");
+    const Json version = data.is_object() && data.contains("schema_version") ? data["schema_version"] : Json();
+    if (version != 1) {
+        throw Error(VTN_ERROR_ENGINE,
+                    where + ": got schema version " + (version.is_null() ? "None" : version.dump()) + ", expected 1; " +
+                        (version.is_number_integer() && version > 1 ? "update vtn-export" : "build it again"));
     }
     try {
         EngineRecord record;
@@ -133,21 +174,10 @@ Found find_engine(const Bundle& bundle, Part part, const Machine& machine, const
     for (const auto& entry : records) {
         const fs::path& path = entry.second;
         try {
-            Found found{read_engine_record(read_file(path.string()), path.string(), path.stem().string()), ""};
+            Found found{read_engine_record(read_record(path), path.string(), path.stem().string()), ""};
             if (found.record.part != name(part)) continue;
-            std::vector<std::string> wrong = problems(found.record, bundle, machine, plugin_path, plugin_sha256);
-            fs::path engine = path;
-            engine.replace_extension(".engine");
-            try {
-                found.bytes = read_file(engine.string());
-                const std::string got = sha256_hex(found.bytes);
-                if (got != found.record.engine_sha256) {
-                    wrong.push_back(engine.filename().string() + ": got SHA-256 " + first12(got) + ", expected " +
-                                    first12(found.record.engine_sha256) + " (changed or damaged)");
-                }
-            } catch (const std::system_error& error) {
-                wrong.push_back(engine.string() + ": " + error.code().message());
-            }
+            std::vector<std::string> wrong = problems(found.record, bundle, found.bytes);
+            machine_problems(found.record, machine, plugin_path, plugin_sha256, wrong);
             if (wrong.empty()) return found;
             if (why.empty()) rejected = found.record, why = wrong;
         } catch (const std::system_error& error) {
@@ -161,50 +191,78 @@ Found find_engine(const Bundle& bundle, Part part, const Machine& machine, const
     if (!why.empty()) refuse(rejected, why);
     if (!broken.empty()) throw Error(VTN_ERROR_ENGINE, broken);
     throw Error(VTN_ERROR_ENGINE, "bundle " + bundle.path + ": no engine of the " + name(part) +
-                                      " part; build one: vtn-export trt " + bundle.path + " --part " + name(part));
+                                      " part; build one: vtn-export trt " + shell_word(bundle.path) + " --part " +
+                                      name(part));
 }
 
 PluginFile find_plugin(const Bundle& bundle, const std::string& given, const std::string& compute_capability) {
     const char* variable = std::getenv("VTN_PLUGIN_LIB");
     const std::string beside = bundle.path + "/libvtn_plugins.so";
-    std::string path = given;
-    if (path.empty() && fs::is_regular_file(beside)) path = beside;
-    if (path.empty() && variable != nullptr) path = variable;
-    if (path.empty()) return {};
-    std::string text, bytes;
-    try {
-        bytes = read_file(path);
-    } catch (const std::system_error& error) {
-        throw Error(VTN_ERROR_PLUGIN, path + ": " + error.code().message() + "; expected the plugin library");
+    std::string path = given, named = given;
+    if (path.empty() && fs::is_regular_file(beside)) path = named = beside;
+    if (path.empty() && variable != nullptr && *variable != '\0') {
+        path = variable;
+        named = std::string("VTN_PLUGIN_LIB=") + variable;
     }
-    const std::string record_path = path + ".json";
+    if (path.empty()) return {};
+    if (!fs::is_regular_file(path)) {
+        throw Error(VTN_ERROR_PLUGIN, named + ": no such file; expected libvtn_plugins.so");
+    }
+    const std::string again = "; build the library again", record_path = path + ".json";
+    const std::string record_name = fs::path(record_path).filename().string();
+    std::string text;
     try {
         text = read_file(record_path);
     } catch (const std::system_error&) {
-        throw Error(VTN_ERROR_PLUGIN, path + ": no " + fs::path(record_path).filename().string() +
-                                          " beside it; build it with `vtn-export plugins build`");
+        throw Error(VTN_ERROR_PLUGIN,
+                    path + ": no " + record_name + " beside it; build it with `vtn-export plugins build`");
     }
-    const Json data = parse(text, record_path, VTN_ERROR_PLUGIN, "; build the library again");
+    const Json data = parse(text, record_path, VTN_ERROR_PLUGIN, again, "not readable");
+    const Json schema = data.is_object() && data.contains("schema") ? data["schema"] : Json();
+    if (schema != 1) {
+        throw Error(VTN_ERROR_PLUGIN, record_path + ": got schema " + (schema.is_null() ? "None" : schema.dump()) +
+                                          ", expected 1" + again);
+    }
     try {
-        if (at(data, "schema") != 1) {
-            throw Error(VTN_ERROR_PLUGIN, record_path + ": got schema " + data["schema"].dump() +
-                                              ", expected 1; build the library again");
+        for (const char* field : {"version", "cuda", "tensorrt_headers"}) string(at(data, field), field);
+        array(at(data, "creators"), "creators");
+        const int contract = integer(at(data, "contract_version"), "contract_version", INT32_MIN, INT32_MAX);
+        const std::string machine = string(at(data, "machine"), "machine");
+        const std::string expected = string(at(data, "sha256"), "sha256");
+        std::string all;
+        bool fits = false;
+        for (const Json& one : array(at(data, "compute_capabilities"), "compute_capabilities")) {
+            const std::string capability = string(one, "compute_capabilities");
+            all += (all.empty() ? "" : ", ") + capability;
+            fits = fits || capability == compute_capability;
         }
-        const std::string got = sha256_hex(bytes), expected = string(at(data, "sha256"), "sha256");
+        std::string got;
+        try {
+            got = sha256_hex(read_file(path));
+        } catch (const std::system_error& error) {
+            throw Error(VTN_ERROR_PLUGIN, path + ": cannot be read (" + error.code().message() + "); build it again");
+        }
         if (got != expected) {
             throw Error(VTN_ERROR_PLUGIN, path + ": got SHA-256 " + first12(got) + ", expected " + first12(expected) +
-                                              " of " + fs::path(record_path).filename().string() +
-                                              "; the file was changed, build it again");
+                                              " of " + record_name + "; the file was changed, build it again");
         }
-        std::string all;
-        for (const Json& one : array(at(data, "compute_capabilities"), "compute_capabilities")) {
-            if (one == compute_capability) return {path, got};
-            all += (all.empty() ? "" : ", ") + string(one, "compute_capabilities");
+        if (contract != kContract) {
+            throw Error(VTN_ERROR_PLUGIN, named + ": got version " + std::to_string(contract) +
+                                              " of the op's contract, expected " + std::to_string(kContract) +
+                                              "; run vtn-export plugins build");
         }
-        throw Error(VTN_ERROR_PLUGIN, path + ": got kernels for " + all + ", expected " + compute_capability +
-                                          "; run vtn-export plugins build --compute-capability " + compute_capability);
+        if (machine != kMachine) {
+            throw Error(VTN_ERROR_PLUGIN, named + ": got a library for " + machine + ", expected " + kMachine +
+                                              "; run vtn-export plugins build on this machine");
+        }
+        if (!fits) {
+            throw Error(VTN_ERROR_PLUGIN, named + ": got kernels for " + all + ", expected " + compute_capability +
+                                              "; run vtn-export plugins build --compute-capability " +
+                                              compute_capability);
+        }
+        return {path, got};
     } catch (const Malformed& error) {
-        throw Error(VTN_ERROR_PLUGIN, record_path + ": " + error.what() + "; build the library again");
+        throw Error(VTN_ERROR_PLUGIN, record_path + ": " + error.what() + " is missing or malformed" + again);
     }
 }
 

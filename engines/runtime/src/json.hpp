@@ -16,7 +16,8 @@ struct Malformed : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-inline Json parse(const std::string& text, const std::string& where, int code, const std::string& remedy) {
+inline Json parse(const std::string& text, const std::string& where, int code, const std::string& remedy,
+                  const char* said = "cannot be read") {
     // Nesting is counted while parsing: a document of brackets alone must not fill memory.
     const Json::parser_callback_t shallow = [](int depth, Json::parse_event_t, Json&) {
         if (depth > 64) throw Malformed("nested deeper than 64");
@@ -26,7 +27,7 @@ inline Json parse(const std::string& text, const std::string& where, int code, c
         return Json::parse(text, shallow);
     } catch (const std::exception& error) {
         const std::string told = error.what();
-        throw Error(code, where + ": cannot be read (" + told.substr(0, 200) + ")" + remedy);
+        throw Error(code, where + ": " + said + " (" + told.substr(0, 200) + ")" + remedy);
     }
 }
 

@@ -109,6 +109,10 @@ INSTANTIATE_TEST_SUITE_P(
         Edit{"\"short_side\": 10", "\"short_side\": 18446744073709551615", "preprocessing: malformed"},
         Edit{"\"std\": [0.225", "\"std\": [0", "preprocessing: values out of range"},
         Edit{"\"uint8\", \"shape\"", "\"int64\", \"shape\"", "dtype 'int64'"},
+        Edit{"\"measured\": 1e-6", "\"measure\": 1e-6", "no measured"},
+        Edit{"\"fixed_bytes\": 0", "\"fixed_bytes\": \"0\"", "fixed_bytes: got string"},
+        Edit{"\"backbone_fingerprint\"", "\"fingerprint\"", "no backbone_fingerprint"},
+        Edit{"\"op\": {\"version\": 1}, ", "", "no op"}, Edit{"\"tools\": {}", "\"tools\": 3", "tools: got number"},
         Edit{"[\"chunk\", 8, 8, 3]", "[\"chunk\", 3, 8, 8]", "shape of frames"},
         Edit{"[\"chunk\", 4]", "[\"chunk\", 5]", "features"}, Edit{"\"name\": \"stub\", ", "", "no name"},
         Edit{"\"max_position_embeddings\": 12", "\"max_position_embeddings\": 2", "max_position_embeddings: got 2"}));

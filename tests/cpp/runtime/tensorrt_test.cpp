@@ -6,6 +6,12 @@
 #include "engine_record.hpp"
 #include "support.hpp"
 
+#if defined(__aarch64__)
+#define VTN_MACHINE "aarch64"
+#else
+#define VTN_MACHINE "x86_64"
+#endif
+
 namespace vtn::detail {
 namespace {
 
@@ -102,18 +108,29 @@ TEST(TensorRt, PluginsAreCheckedBeforeTheyAreLoaded) {
         return text;
     };
     EXPECT_EQ(find_plugin(bundle, "", "8.7").path, "");
-    EXPECT_NE(told("/none.so").find("No such file"), std::string::npos);
+    EXPECT_EQ(told("/none.so"), "/none.so: no such file; expected libvtn_plugins.so");
     folder.write("libvtn_plugins.so", "library");
     EXPECT_NE(told("").find("no libvtn_plugins.so.json beside it"), std::string::npos);
-    const auto record = [&](const std::string& sha, const std::string& sm) {
-        folder.write("libvtn_plugins.so.json",
-                     R"({"schema": 1, "sha256": ")" + sha + R"(", "compute_capabilities": [")" + sm + "\"]}");
+    const auto record = [&](const std::string& sha, const std::string& sm, int contract = 1,
+                            const std::string& machine = VTN_MACHINE) {
+        folder.write("libvtn_plugins.so.json", R"({"schema": 1, "version": "1", "creators": [], "cuda": "13.0",
+ "tensorrt_headers": "10.14.1", "contract_version": )" +
+                                                   std::to_string(contract) + R"(, "machine": ")" + machine +
+                                                   R"(", "sha256": ")" + sha + R"(", "compute_capabilities": [")" + sm +
+                                                   "\"]}");
     };
     record("00", "8.7");
     EXPECT_NE(told("").find("the file was changed, build it again"), std::string::npos);
-    record(sha256_hex("library"), "11.0");
+    const std::string good = sha256_hex("library");
+    record(good, "11.0");
     EXPECT_NE(told("").find("got kernels for 11.0, expected 8.7"), std::string::npos);
-    record(sha256_hex("library"), "8.7");
+    record(good, "8.7", 2);
+    EXPECT_NE(told("").find("got version 2 of the op's contract, expected 1"), std::string::npos);
+    record(good, "8.7", 1, "riscv64");
+    EXPECT_NE(told("").find("got a library for riscv64, expected"), std::string::npos);
+    folder.write("libvtn_plugins.so.json", R"({"schema": 1})");
+    EXPECT_NE(told("").find("is missing or malformed; build the library again"), std::string::npos);
+    record(good, "8.7");
     EXPECT_EQ(told(""), "");
 }
 

@@ -18,7 +18,7 @@ from vtn_export.errors import MissingDependencyError
 from vtn_export.spec import Preprocessing
 from vtn_export.video import Preprocessor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "engines" / "runtime" / "src"
 # as CMake's Release build compiles it
 FLAGS = ("-O3", "-DNDEBUG", "-std=c++17", f"-I{SOURCES}", f"-I{SOURCES / 'preprocess'}")

@@ -1,0 +1,56 @@
+"""Programs built of libvtn's parts: GoogleTest under sanitizers and on aarch64, fuzzers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.libvtn.library import ROOT, build, gpu_settings, run, sanitized
+from vtn_export.trt import plugins
+from vtn_export.trt.plugins.cross import target_libraries
+from vtn_export.trt.plugins.toolchain import complete_root
+
+
+@pytest.mark.timeout(1200)
+def test_everything_under_address_and_undefined_sanitizers() -> None:
+    done = run(sanitized() / "tests" / "vtn_tests")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:].decode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_threads_under_the_thread_sanitizer() -> None:
+    host = build("tsan", "-DVTN_BUILD_TESTS=ON", "-DVTN_SANITIZE=thread", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
+    done = run(host / "tests" / "vtn_tests", "--gtest_filter=Streams.*:CApi.*:Handles.*")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:].decode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_cross_build_runs_under_qemu() -> None:
+    toolkit = plugins.find_toolkit()
+    root = complete_root(toolkit.root, target_libraries(toolkit), "aarch64")
+    folder = build(
+        "aarch64",
+        "-DVTN_BUILD_TESTS=ON", *gpu_settings(root), f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}",
+        f"-DVTN_CUDART_STATIC={root / 'lib' / 'libcudart_static.a'}",
+        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'engines' / 'runtime' / 'cmake' / 'aarch64.cmake'}",
+    )  # fmt: skip
+    done = run("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu", folder / "tests" / "vtn_tests")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:].decode()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("target", ["manifest", "c_api"])
+def test_fuzzers(target: str, tmp_path: Path) -> None:
+    seconds = os.environ.get("VTN_FUZZ_SECONDS", "30")
+    folder = build("fuzz", "-DVTN_BUILD_FUZZERS=ON", "-DVTN_SANITIZE=address,undefined",
+                   "-DCMAKE_CXX_COMPILER=clang++-19", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")  # fmt: skip
+    corpus = ROOT / "tests" / "cpp" / "runtime" / "fuzz" / "corpus" / target
+    command = [folder / "tests" / f"vtn_fuzz_{target}", tmp_path, corpus, f"-max_total_time={seconds}",
+               "-timeout=20", f"-artifact_prefix={tmp_path}/"]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, check=False, timeout=800)
+    assert done.returncode == 0, done.stderr[-3000:].decode(errors="replace")
