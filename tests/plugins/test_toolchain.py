@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import random
 import struct
+import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.plugins.covering import covering_array
+from vtn_export.bundle import sha256
 from vtn_export.errors import MissingDependencyError, OutputError, PluginError
 from vtn_export.trt import plugins
 from vtn_export.trt.plugins import cross, find, sidecar, toolchain
@@ -38,11 +43,13 @@ def fake_headers(folder: Path, version: tuple[int, int, int], names: str = "NV_T
     return folder
 
 
-def fake_library(folder: Path, capabilities: tuple[str, ...] = ("8.0",)) -> Path:
+def fake_library(
+    folder: Path, capabilities: tuple[str, ...] = ("8.0",), machine: str = os.uname().machine, contract: int = 1
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / sidecar.LIBRARY
     library.write_bytes(b"\x7fELF" + b"\2" + bytes(11) + struct.pack("<HH", 3, 62) + bytes(44))
-    described = sidecar.Sidecar("1.0.0", 1, ("x",), capabilities, "x86_64", "13", "10.14", sidecar.sha256(library))
+    described = sidecar.Sidecar("1.0.0", contract, ("x",), capabilities, machine, "13", "10.14", sha256(library))
     sidecar.write_sidecar(library, described)
     return library
 
@@ -142,6 +149,28 @@ def test_library_is_found_in_the_documented_order(tmp_path: Path, monkeypatch: p
         plugins.find_library("8.7", tmp_path / "bundle")
 
 
+def test_a_library_of_another_machine_or_contract_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find, "PACKAGE_FOLDER", tmp_path / "package")
+    monkeypatch.setenv(find.VARIABLE, str(fake_library(tmp_path / "foreign", machine="sparc")))
+    with pytest.raises(PluginError, match=r"got a library for sparc, expected .*; run vtn-export plugins build"):
+        plugins.find_library("8.0")
+    monkeypatch.setenv(find.VARIABLE, str(fake_library(tmp_path / "later", contract=2)))
+    with pytest.raises(PluginError, match=r"got version 2 of the op's contract, expected 1"):
+        plugins.find_library("8.0")
+    monkeypatch.delenv(find.VARIABLE)
+    fake_library(tmp_path / "package", machine="sparc")
+    assert plugins.find_library("8.0") is None
+    monkeypatch.setenv(find.VARIABLE, str(tmp_path / "none.so"))
+    with pytest.raises(PluginError, match=r"none\.so: no such file"):
+        plugins.find_library("8.0")
+
+
+def test_contract_is_the_op_s() -> None:
+    from vtn_export.onnx.op import OP_VERSION
+
+    assert sidecar.CONTRACT_VERSION == OP_VERSION
+
+
 def test_changed_library_is_refused(tmp_path: Path) -> None:
     library = fake_library(tmp_path)
     library.write_bytes(library.read_bytes() + b"x")
@@ -159,6 +188,32 @@ def test_info_of_what_is_no_library(tmp_path: Path) -> None:
         plugins.inspect_library(text)
     with pytest.raises(PluginError, match="cannot be read"):
         plugins.inspect_library(tmp_path / "none.so")
+    for endless in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(PluginError, match="not a file"):
+            plugins.inspect_library(endless)
+
+
+def test_info_of_damaged_libraries(tmp_path: Path) -> None:
+    """Cut anywhere, or with any byte of its headers changed: an answer or one line, soon."""
+    whole = bytearray(Path(sys.executable).resolve().read_bytes())  # an ELF file that every machine has
+    damaged = tmp_path / "damaged.so"
+    (table,) = struct.unpack_from("<Q", whole, 40)
+    for length in (64, 100, 4096, len(whole) // 2, table, table + 70, len(whole) - 1):
+        damaged.write_bytes(whole[:length])
+        with suppress(PluginError):
+            plugins.inspect_library(damaged)
+    generator = random.Random(0)
+    for _ in range(60):
+        changed = bytearray(whole[: 1 << 16]) + whole[table:]
+        struct.pack_into("<Q", changed, 40, 1 << 16)
+        changed[generator.choice((*range(16, 64), *range(1 << 16, len(changed))))] = generator.randrange(256)
+        damaged.write_bytes(changed)
+        with suppress(PluginError):
+            plugins.inspect_library(damaged)
+    struct.pack_into("<HH", whole, 58, 0, 0xFFFF)  # 65,535 sections, all the first one
+    damaged.write_bytes(whole)
+    with suppress(PluginError):
+        plugins.inspect_library(damaged)
 
 
 def test_library_of_another_machine(tmp_path: Path) -> None:
@@ -179,6 +234,14 @@ def test_build_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         file, ("8.0",), cuda=fake_toolkit(tmp_path / "cuda"), tensorrt_include=fake_headers(tmp_path / "h", (10, 3, 0))
     )
     with pytest.raises(OutputError, match="is a file; expected a folder"):
+        plugins.build(request)
+    with pytest.raises(OutputError, match=r"file/inside: cannot be written \(Not a directory\)"):
+        plugins.build(replace(request, out=file / "inside"))
+    with pytest.raises(OutputError, match=r"--out /proc/.*: cannot be written"):  # before anything is compiled
+        plugins.build(replace(request, out=Path("/proc/self")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    (tmp_path / "cuda" / "lib").mkdir()
+    with pytest.raises(OutputError, match=r"cannot be written .*; name another cache with XDG_CACHE_HOME"):
         plugins.build(request)
     monkeypatch.setenv(building.SOURCES_VARIABLE, str(tmp_path))
     with pytest.raises(PluginError, match="no plugin sources"):

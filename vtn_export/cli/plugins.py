@@ -81,10 +81,11 @@ def info(
         print_json({**data, "path": str(found.path), "problems": found.problems})
     else:
         rows = [
+            ["version", f"{found.version or 'not stated'}, contract {found.contract_version or 'not stated'}"],
             ["machine", found.machine],
             ["kernels for", ", ".join(found.compute_capabilities)],
             ["exports", "\n".join(found.exports)],
-            ["needs", ", ".join(found.needed)],
+            ["needs", ", ".join(found.needed) + (f"; glibc {found.glibc} or later" if found.glibc else "")],
         ]
         print_table(str(library), ["", ""], rows)
         if found.sidecar is not None:

@@ -6,16 +6,19 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtn_export.bundle import sha256, writing_file
 from vtn_export.errors import MissingDependencyError, OutputError, PluginError
 from vtn_export.trt.plugins.cross import target_libraries
 from vtn_export.trt.plugins.info import inspect_library
-from vtn_export.trt.plugins.sidecar import LIBRARY, Sidecar, sha256, sidecar_path, write_sidecar
+from vtn_export.trt.plugins.sidecar import CONTRACT_VERSION, LIBRARY, Sidecar, sidecar_path, sidecar_text
 from vtn_export.trt.plugins.toolchain import (
     COMPUTE_CAPABILITIES,
     Headers,
@@ -26,8 +29,7 @@ from vtn_export.trt.plugins.toolchain import (
     find_toolkit,
 )
 
-CONTRACT_VERSION = 1
-CREATORS = ("vtn::SlidingWindowAttention/1",)
+CREATORS = (f"vtn::SlidingWindowAttention/{CONTRACT_VERSION}",)
 SOURCES_VARIABLE = "VTN_PLUGIN_SOURCES"
 # JetPack 7 with CUDA 13: Orin and Thor
 CROSS_CAPABILITIES = ("8.7", "11.0")
@@ -108,7 +110,7 @@ def _cache_entries(cross: str | None, root: Path, headers: Headers, numbers: tup
     yield f"-DCUDAToolkit_ROOT={root}"
     if cross is not None:
         yield f"-DCMAKE_TOOLCHAIN_FILE={source_folder() / 'cmake' / 'aarch64.cmake'}"
-        yield f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}"
+        yield f'-DCMAKE_CUDA_FLAGS=-L"{root / "lib"}"'  # quoted: flags are split at spaces
 
 
 def _check_cross(cross: str) -> None:
@@ -127,12 +129,15 @@ def _tool(name: str, remedy: str) -> str:
 
 
 def _make_folder(out: Path) -> None:
+    """Also tries to write there: better now than after minutes of compiling."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"--out {out}: is a file; expected a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise OutputError(f"--out {out}: is a file; expected a folder") from None
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
-        raise OutputError(f"--out {out}: {error.strerror}") from None
+        raise OutputError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from None
 
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
@@ -145,7 +150,7 @@ def _run_with_progress(command: list[str], environment: dict[str, str]) -> Itera
     """Runs a build and yields (steps done, steps) from ninja's `[3/10]` or make's `[ 30%]`."""
     lines: list[str] = []
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
         assert process.stdout is not None
         try:
@@ -155,8 +160,9 @@ def _run_with_progress(command: list[str], environment: dict[str, str]) -> Itera
                     yield int(steps[1]), int(steps[2])
                 elif percent := re.match(r"\[\s*(\d+)%\]", line):
                     yield int(percent[1]), 100
-        except BaseException:
-            process.terminate()
+        except BaseException:  # Ctrl-C: the compilers, too, which are children of its children
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             raise
     if process.returncode:
         raise PluginError(f"plugin build: {_first_error(''.join(lines))}")
@@ -173,7 +179,8 @@ def _first_error(output: str) -> str:
 
 
 def _deliver(built: Path, request: BuildRequest, toolkit: Toolkit, headers: Headers, numbers: tuple[str, ...]) -> Path:
-    """Copies library, then sidecar: a library without its sidecar is never taken for a good one."""
+    """Library and sidecar, each whole or not at all; the sidecar first: until the library follows, their hashes differ
+    and nobody takes the pair for a good one."""
     info = inspect_library(built)
     machine = request.cross or platform.machine()
     if info.machine != machine or set(info.compute_capabilities) != {f"{n[:-1]}.{n[-1]}" for n in numbers}:
@@ -182,28 +189,19 @@ def _deliver(built: Path, request: BuildRequest, toolkit: Toolkit, headers: Head
             f"{machine} with {', '.join(numbers)}; build in a fresh folder"
         )
     library = request.out / LIBRARY
-    temporary = library.with_name(f".{LIBRARY}.{os.getpid()}")
-    try:
-        sidecar_path(library).unlink(missing_ok=True)
-        shutil.copyfile(built, temporary)
-        temporary.replace(library)
-        write_sidecar(
-            library,
-            Sidecar(
-                version=_version(),
-                contract_version=CONTRACT_VERSION,
-                creators=CREATORS,
-                compute_capabilities=info.compute_capabilities,
-                machine=machine,
-                cuda=toolkit.version_text,
-                tensorrt_headers=headers.version_text,
-                sha256=sha256(library),
-            ),
+    with writing_file(library) as new_library, writing_file(sidecar_path(library)) as new_sidecar:
+        shutil.copyfile(built, new_library)
+        described = Sidecar(
+            version=_version(),
+            contract_version=CONTRACT_VERSION,
+            creators=CREATORS,
+            compute_capabilities=info.compute_capabilities,
+            machine=machine,
+            cuda=toolkit.version_text,
+            tensorrt_headers=headers.version_text,
+            sha256=sha256(new_library),
         )
-    except OSError as error:
-        raise OutputError(f"{library}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        new_sidecar.write_text(sidecar_text(described), encoding="utf-8")
     return library
 
 

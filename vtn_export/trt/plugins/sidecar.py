@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vtn_export.bundle import sha256, writing_file
 from vtn_export.errors import PluginError
 
 SCHEMA = 1
+CONTRACT_VERSION = 1  # of docs/op.md, as the library implements it; onnx/op.py has the graphs'
 LIBRARY = "libvtn_plugins.so"
 
 
@@ -34,25 +34,15 @@ def sidecar_path(library: Path) -> Path:
     return library.with_name(library.name + ".json")
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def sidecar_text(sidecar: Sidecar) -> str:
+    return json.dumps(asdict(sidecar), indent=2) + "\n"
 
 
 def write_sidecar(library: Path, sidecar: Sidecar) -> Path:
     """Written whole or not at all."""
     path = sidecar_path(library)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(sidecar), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with writing_file(path) as temporary:
+        temporary.write_text(sidecar_text(sidecar), encoding="utf-8")
     return path
 
 
@@ -81,7 +71,10 @@ def read_sidecar(library: Path) -> Sidecar:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PluginError(f"{path}: {error} is missing or malformed; build the library again") from None
-    actual = sha256(library)
+    try:
+        actual = sha256(library)
+    except OSError as error:
+        raise PluginError(f"{library}: cannot be read ({error.strerror}); build it again") from None
     if actual != sidecar.sha256:
         raise PluginError(
             f"{library}: got SHA-256 {actual[:12]}…, expected {sidecar.sha256[:12]}… of {path.name}; "

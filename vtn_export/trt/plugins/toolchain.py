@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtn_export.errors import MissingDependencyError, PluginError
+from vtn_export.errors import MissingDependencyError, OutputError, PluginError
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "11.0", "12.0")
 MIN_CUDA = (12, 6)
@@ -133,8 +133,17 @@ def cache_folder() -> Path:
 def complete_root(root: Path, libraries: Path | None = None, name: str = "native") -> Path:
     """A view of a wheel toolkit by links, with the names that CMake expects (`lib64`, `libcudart.so`).
 
-    `libraries` replaces the toolkit's own, for a cross-build.
+    `libraries` replaces the toolkit's own, for a cross-build. Raises OutputError where the cache cannot be written.
     """
+    try:
+        return _complete_root(root, libraries, name)
+    except OSError as error:
+        raise OutputError(
+            f"{cache_folder()}: cannot be written ({error.strerror}); name another cache with XDG_CACHE_HOME"
+        ) from None
+
+
+def _complete_root(root: Path, libraries: Path | None, name: str) -> Path:
     view = cache_folder() / f"cuda-{name}-{hashlib.sha256(f'{root} {libraries}'.encode()).hexdigest()[:16]}"
     lib = view / "lib"
     lib.mkdir(parents=True, exist_ok=True)
