@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-from tests.plugins.library import ROOT, build_library, plan
+from tests.plugins.library import code, cuobjdump, plan
 from tests.plugins.problem import Problem
 
 # Threads, 32-bit registers and bytes of shared memory of one SM
@@ -39,53 +36,33 @@ class Resources:
         return blocks * warps * 32 / threads
 
 
-def cuobjdump() -> Path:
-    for candidate in (
-        shutil.which("cuobjdump"),
-        *sorted(map(str, (ROOT / ".cache" / "cuda13").glob("nvidia/cu*/bin/cuobjdump"))),
-        *(str(path) for path in _site_packages()),
-    ):
-        if candidate and Path(candidate).is_file():
-            return Path(candidate)
-    pytest.skip("cuobjdump: not found; pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
-
-
-def _site_packages() -> list[Path]:
-    import site
-
-    return [path for folder in site.getsitepackages() for path in Path(folder).glob("nvidia/cu*/bin/cuobjdump")]
-
-
 @functools.cache
-def dump(library: Path, *options: str) -> str:
+def dump(binary: Path, *options: str) -> str:
+    """What cuobjdump says of a library or a cubin."""
     tool = cuobjdump()
     environment = {"PATH": f"{tool.parent}:/usr/bin:/bin"}
     done = subprocess.run(
-        [str(tool), *options, str(library)], capture_output=True, text=True, check=False, env=environment
+        [str(tool), *options, str(binary)], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def library_for(capability: int) -> Path:
-    return build_library(f"{capability // 10}.{capability % 10}")
 
 
 def resources(dtype: str, problem: Problem) -> Resources:
     status, launch = plan(problem.params(), problem.capability)
     assert status == 0
     kernel = launch.kernel.decode()
-    text = dump(library_for(problem.capability), "--dump-resource-usage")
+    text = dump(code(dtype, problem.capability), "--dump-resource-usage")
     found = re.search(rf"Function {kernel}:\s*\n\s*REG:(\d+) STACK:(\d+)", text)
-    assert found, f"{kernel}: not in the library"
+    assert found, f"{kernel}: not in the machine code"
     return Resources(int(found[1]), int(found[2]), launch.threads, launch.shared_bytes, problem.capability)
 
 
-def sass(library: Path, architecture: str) -> dict[str, list[str]]:
+def sass(binary: Path, architecture: str) -> dict[str, list[str]]:
     """Instructions of every kernel of one architecture, opcode first."""
     kernels: dict[str, list[str]] = {}
     current: list[str] = []
-    for line in dump(library, "--dump-sass", "-arch", architecture).splitlines():
+    for line in dump(binary, "--dump-sass", "-arch", architecture).splitlines():
         if name := re.match(r"\s*Function : (\S+)", line):
             current = kernels.setdefault(name[1], [])
         elif code := re.match(r"\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line):
@@ -95,4 +72,4 @@ def sass(library: Path, architecture: str) -> dict[str, list[str]]:
 
 def sass_instructions(dtype: str, kernel: str, capability: int = 80) -> int:
     """Without the padding behind the last branch."""
-    return sum(opcode != "NOP" for opcode in sass(library_for(capability), f"sm_{capability}")[kernel])
+    return sum(opcode != "NOP" for opcode in sass(code(dtype, capability), f"sm_{capability}")[kernel])

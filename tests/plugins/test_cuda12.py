@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.library import DTYPES, ROOT, SOURCES
-from tests.plugins.machine import cuobjdump
+from tests.plugins.library import DTYPES, ROOT, SOURCES, cuobjdump
 from vtn_export.trt import plugins
 
 WHEELS = ROOT / ".cache" / "cuda12" / "nvidia"

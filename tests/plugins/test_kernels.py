@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.plugins.covering import covering_array
-from tests.plugins.library import DTYPES, library, ptx
+from tests.plugins.library import DTYPES, library, plan, ptx
 from tests.plugins.problem import Problem, check, run
 
 HEAD_DIMS = (32, 64, 80, 96, 128)
@@ -61,10 +62,8 @@ def test_three_wise() -> None:
 
 def test_every_kernel_ran() -> None:
     """The planner reaches each kernel that is compiled; none is dead weight."""
-    names = {line.split("(")[0].split()[-1] for dtype in DTYPES for line in ptx(dtype).splitlines() if ".entry" in line}
+    names = {name for dtype in DTYPES for name in re.findall(r"\.entry (\w+)", ptx(dtype).read_text())}
     reached = set()
-    from tests.plugins.library import plan
-
     for dtype in DTYPES:
         for dim in HEAD_DIMS:
             for window, dilation, sequence in (
@@ -125,8 +124,6 @@ def test_masked_garbage_has_no_weight() -> None:
 
 def test_long_sequences_plan() -> None:
     """S = 2^18 in each type: the grid fits, 32-bit byte offsets do."""
-    from tests.plugins.library import plan
-
     for dtype in DTYPES:
         status, launch = plan(Problem(dtype, heads=12, sequence=1 << 18, lengths=(1 << 18,)).params())
         assert status == 0
