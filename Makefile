@@ -85,13 +85,8 @@ fuzz: $(TEST_STAMP) ## libFuzzer on libvtn's manifest reader and C ABI (10 minut
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)
 
-bench: $(TEST_STAMP) ## Measure against peers (35 quiet minutes); results, tables, plots: benchmarks/
-	$(BIN)/python benchmarks/temporal.py
-	$(BIN)/python benchmarks/temporal_peers.py
-	$(BIN)/python benchmarks/whole_video.py
-	$(BIN)/python benchmarks/engines.py
-	$(BIN)/python benchmarks/command_line.py
-	$(BIN)/python benchmarks/streaming.py
+bench: $(TEST_STAMP) ## Measure against peers (half an hour, quiet); results, tables, plots: benchmarks/
+	$(BIN)/python benchmarks/run_all.py
 
 clean: ## Remove what the targets made (not the environment)
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

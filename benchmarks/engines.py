@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS))
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=["fp32", "fp16", "bf16"])
     parser.add_argument("--parts", nargs="+", default=["backbone", "temporal"])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--dry", action="store_true", help="print, but store nothing")
     arguments = parser.parse_args()
     found: dict[str, Any] = {"schema_version": SCHEMA, "context": context(), "builds": [], "graphs": []}

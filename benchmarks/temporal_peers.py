@@ -28,7 +28,7 @@ from vtn_export.evaluate.footprint import held, peak_of
 
 SCHEMA = 1
 ROUNDS = {250: 15, 1024: 7, 4096: 3, 16384: 2}
-PATIENCE = 50.0  # seconds of timed runs a peer and length; a slower peer gets fewer, at least one
+PATIENCE = 30.0  # seconds of timed runs a peer and length; a slower peer gets fewer, at least one
 
 
 def main() -> None:
