@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vtn_export.cli.console import Steps, print_json, reported
-from vtn_export.cli.options import BundleArgument, Json
+from vtn_export.cli.options import RARE, BundleArgument, Json
 
 
 @reported
@@ -17,9 +17,14 @@ def command(
     target: Annotated[str, typer.Option("--target", help="`cpu`, or a device of `engines/targets`.")] = "cpu",
     out: Annotated[Path, typer.Option("--out", "-o", help="The tarball to write.")] = Path("vtn-sdk.tar.gz"),
     inline: Annotated[
-        bool, typer.Option("--inline", help="Only write the graphs of libvtn's CPU executor beside the bundle.")
+        bool,
+        typer.Option(
+            "--inline", help="Only write the graphs of libvtn's CPU executor beside the bundle.", rich_help_panel=RARE
+        ),
     ] = False,
-    plugin: Annotated[bool, typer.Option("--plugin/--no-plugin", help="Build the TensorRT plugin too.")] = True,
+    plugin: Annotated[
+        bool, typer.Option("--plugin/--no-plugin", help="Build the TensorRT plugin too.", rich_help_panel=RARE)
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Pack headers, library, plugin, bundle and examples for an application without Python."""
@@ -32,8 +37,7 @@ def command(
         with Steps()("inline graphs"):
             written = write_cpu_form(opened)
     else:
-        with Steps()(f"sdk for {target}"):
-            written = [write_sdk(opened, target, out, with_plugin=plugin)]
+        written = [write_sdk(opened, target, out, with_plugin=plugin, step=Steps())]
     if as_json:
         print_json({"written": [str(path) for path in written]})
         return

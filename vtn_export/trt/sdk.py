@@ -16,6 +16,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from vtn_export.bundle import Bundle, writing_file
@@ -29,16 +30,17 @@ CPU = "cpu"
 _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLES = ("CMakeLists.txt", "classify_video.cpp", "camera_stream.cpp", "embed.c", "python_ctypes.py")
 
-Progress = Callable[[str], None]
+Step = Callable[[str], AbstractContextManager[None]]
 
 
 def write_sdk(
-    bundle: Bundle, target: str, out: Path, *, with_plugin: bool = True, progress: Progress = lambda _: None
+    bundle: Bundle, target: str, out: Path, *, with_plugin: bool = True, step: Step = lambda _: nullcontext()
 ) -> Path:
     """Build libvtn for `target` (`cpu`, or a name of `engines/targets`) and pack it with the bundle into `out`.
 
-    out: the .tar.gz; written whole or not at all. Raises UsageError (unknown target), MissingDependencyError (a
-    compiler, OpenVINO), BackendError (the build failed, no sources), PluginError, BundleError, OutputError.
+    out: the .tar.gz; written whole or not at all. step: entered with the name of each stage. Raises UsageError (unknown
+    target), MissingDependencyError (a compiler, OpenVINO), BackendError (the build failed, no sources), PluginError,
+    BundleError, OutputError.
     """
     sources = _ROOT / "engines" / "runtime"
     if not (sources / "CMakeLists.txt").is_file():
@@ -51,27 +53,29 @@ def write_sdk(
         work = Path(name)
         folder = work / "vtn-sdk"
         (folder / "examples").mkdir(parents=True)
-        progress("library")
-        _build(sources, work / "build", folder, _cpu_settings() if device is None else _gpu_settings(device))
-        progress("bundle")
-        for file in ("manifest.json", *bundle.manifest.files):
-            (folder / "bundle").mkdir(exist_ok=True)
-            shutil.copyfile(bundle.path / file, folder / "bundle" / file)
-        if device is None:
-            write_cpu_form(bundle, folder / "bundle" / "openvino")
-        else:
-            if (bundle.path / "engines").is_dir():
-                shutil.copytree(bundle.path / "engines", folder / "bundle" / "engines")
-            if with_plugin:
-                progress("plugin")
+        with step("library"):
+            _build(sources, work / "build", folder, _cpu_settings() if device is None else _gpu_settings(device))
+        with step("bundle"):
+            _copy_bundle(bundle, folder / "bundle", engines=device is not None)
+            if device is None:
+                write_cpu_form(bundle, folder / "bundle" / "openvino")
+        if device is not None and with_plugin:
+            with step("plugin"):
                 cross = "aarch64" if _is_cross(device) else None
                 plugins.build(plugins.BuildRequest(folder / "bundle", device.compute_capabilities, cross=cross))
         for example in _EXAMPLES:
             shutil.copyfile(_ROOT / "examples" / example, folder / "examples" / example)
-        progress("archive")
-        with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        with step("archive"), tarfile.open(archive, "w:gz", compresslevel=1) as tar:
             tar.add(folder, "vtn-sdk")
     return out
+
+
+def _copy_bundle(bundle: Bundle, folder: Path, *, engines: bool) -> None:
+    folder.mkdir()
+    for file in ("manifest.json", *bundle.manifest.files):
+        shutil.copyfile(bundle.path / file, folder / file)
+    if engines and (bundle.path / "engines").is_dir():
+        shutil.copytree(bundle.path / "engines", folder / "engines")
 
 
 def _is_cross(device: targets.Target) -> bool:

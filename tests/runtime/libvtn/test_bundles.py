@@ -25,7 +25,7 @@ SM, GPU, VERSION = "8.7", "Orin", "10.3.0"
 @pytest.fixture(scope="module")
 def say() -> Path:
     """What the C++ loader says, under ASan and UBSan."""
-    return sanitized() / "tests" / "vtn_say"
+    return sanitized() / "vtn_say"
 
 
 def cpp(say: Path, *arguments: object) -> tuple[int, str]:

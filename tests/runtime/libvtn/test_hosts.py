@@ -16,7 +16,7 @@ from vtn_export.trt.plugins.toolchain import complete_root
 
 @pytest.mark.timeout(1200)
 def test_everything_under_address_and_undefined_sanitizers() -> None:
-    done = run(sanitized() / "tests" / "vtn_tests")
+    done = run(sanitized() / "vtn_tests")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:].decode()
 
 
@@ -47,10 +47,8 @@ def test_cross_build_runs_under_qemu() -> None:
 @pytest.mark.parametrize("target", ["manifest", "c_api"])
 def test_fuzzers(target: str, tmp_path: Path) -> None:
     seconds = os.environ.get("VTN_FUZZ_SECONDS", "30")
-    folder = build("fuzz", "-DVTN_BUILD_FUZZERS=ON", "-DVTN_SANITIZE=address,undefined",
-                   "-DCMAKE_CXX_COMPILER=clang++-19", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")  # fmt: skip
     corpus = ROOT / "tests" / "cpp" / "runtime" / "fuzz" / "corpus" / target
-    command = [folder / "tests" / f"vtn_fuzz_{target}", tmp_path, corpus, f"-max_total_time={seconds}",
+    command = [sanitized() / f"vtn_fuzz_{target}", tmp_path, corpus, f"-max_total_time={seconds}",
                "-timeout=20", f"-artifact_prefix={tmp_path}/"]  # fmt: skip
     done = subprocess.run([str(part) for part in command], capture_output=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:].decode(errors="replace")
