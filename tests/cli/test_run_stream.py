@@ -134,6 +134,14 @@ def test_output_that_nobody_reads_any_more(small_bundle: Path, options: tuple[st
     process.stderr.close()
 
 
+def test_a_full_disk_is_one_line(small_bundle: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = start(small_bundle, CLIP, "--json", stdout=full)
+        _, err = process.communicate()
+    assert process.returncode == errors.OutputError.exit_code
+    assert err.decode() == "error: standard output: cannot be written (No space left on device)\n"
+
+
 def test_a_terminal_sees_a_table(small_bundle: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}

@@ -15,7 +15,7 @@ import typer
 
 from vtn_export.cli.console import note, print_json_line
 from vtn_export.cli.options import backend_of, check_backend, one_of
-from vtn_export.errors import UsageError, VtnError
+from vtn_export.errors import OutputError, UsageError, VtnError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,12 +63,21 @@ def run_stream(
             note(f"error: {' '.join(str(error).split())}")
             raise typer.Exit(error.exit_code) from None
         raise
-    except BrokenPipeError:
-        # whoever read our output has gone; what is still buffered must not fail again when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
     if code:
         raise typer.Exit(code)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Raises OutputError, and BrokenPipeError where whoever read our output has gone."""
+    try:
+        yield
+    except OSError as error:
+        # what is still buffered must not fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"standard output: cannot be written ({error.strerror or error})") from None
 
 
 @contextmanager
@@ -132,11 +141,13 @@ def _follow(live: Live, told: dict[str, Any], labels: list[str], out: _Lines | _
     """Print results and a summary. Returns the exit code."""
     from vtn_export.runtime.live import stop_signals
 
-    with out, stop_signals() as stop:
-        for result in live.results(stop):
-            out.result(live, told, result, result.top(min(top, len(labels)), labels))
+    with out, stop_signals() as stop, contextlib.closing(live.results(stop)) as results:
+        for result in results:
+            with _written():
+                out.result(live, told, result, result.top(min(top, len(labels)), labels))
     code = live.error.exit_code if live.error else stop.exit_code or 0
-    out.summary(live, {**told, **live.summary(), "exit_code": code})
+    with _written():
+        out.summary(live, {**told, **live.summary(), "exit_code": code})
     if live.error is not None:
         note(f"error: {' '.join(str(live.error).split())}")
     return code
@@ -203,8 +214,7 @@ class _Table:
             text += f"; {summary['frames_per_second']:.1f} frames/s"
         if summary["latency_seconds"]:
             text += f", latency {1000 * summary['latency_seconds']['p50']:.0f} ms in the middle"
-        with contextlib.suppress(BrokenPipeError):
-            typer.echo(text)
+        typer.echo(text)
         if summary["random_weights"]:
             note("the bundle has random weights: the numbers are right, the names mean nothing")
 

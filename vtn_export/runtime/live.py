@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -56,7 +56,7 @@ class Live:
         self.ended = ""
         self.error: VtnError | None = None
 
-    def results(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[Result]:
+    def results(self, stopping: Callable[[], bool] = lambda: False) -> Generator[Result, None, None]:
         """Every result as it comes, until the source ends, breaks off (`error` says how), or `stopping()`.
 
         What is no VtnError, a bug, is raised.
