@@ -60,6 +60,27 @@ def loud(factor: float = 1e6) -> nn.Module:
     return _Loud(factor)
 
 
+class _Spiky(nn.Module):
+    """One input of the last product is huge and means nothing: fine in 16 bits, ruin for 8 bits with one scale."""
+
+    def __init__(self, spike: float) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, 63, 8, 8)
+        self.out = nn.Linear(64, 64)
+        self.spike = spike
+        with torch.no_grad():
+            self.out.weight[:, -1] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.project(x)).mean((2, 3))
+        spikes = torch.full_like(x[:, :1], self.spike)
+        return self.out(torch.cat([x, spikes], 1))
+
+
+def spiky(spike: float = 1e4) -> nn.Module:
+    return _Spiky(spike)
+
+
 class _Rising(nn.Module):
     """Features that leave fp16's range themselves: the last thing the backbone does makes infinities."""
 

@@ -1,15 +1,14 @@
 """How large the activations of the layers get over real clips, by one of three rules.
 
-max: the largest magnitude. percentile, entropy: ONNX Runtime's own histograms (99.99 % of the magnitudes; the
-clipping that loses least information to 8 bits), which trade a few clipped values for finer steps.
+max: the largest magnitude. percentile (99.99 % of the magnitudes) and entropy (the clipping that loses least
+information to 8 bits) trade a few clipped values for finer steps.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, redirect_stdout
-from typing import Any, Literal, get_args
+from contextlib import ExitStack
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from vtn_export.bundle import Bundle
 from vtn_export.errors import QuantizeError
 from vtn_export.evaluate.eval import Parts
 from vtn_export.quantize.clips import Clip
+from vtn_export.quantize.histogram import Histogram
 from vtn_export.quantize.layers import Layer
 from vtn_export.runtime.golden import graph_frames
 from vtn_export.runtime.session import OrtSession
@@ -29,7 +29,6 @@ Method = Literal["max", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 PERCENTILE = 99.99
-_BINS, _QUANTIZED_BINS = 2048, 128
 CHUNK = 8  # frames a call of the backbone
 
 
@@ -40,33 +39,25 @@ class Observer:
         self.method = method
         self.active = True  # False: values pass unseen
         self._largest: dict[str, float] = {}
-        self._histograms: Any = None
-        if method != "max":
-            from onnxruntime.quantization.calibrate import HistogramCollector
-
-            self._histograms = HistogramCollector(method, True, _BINS, _QUANTIZED_BINS, PERCENTILE, "same")
+        self._histograms: dict[str, Histogram] = {}
 
     def add(self, values: Mapping[str, Array]) -> None:
         if not self.active:
             return
         for name, array in values.items():
             self._largest[name] = max(self._largest.get(name, 0.0), float(np.abs(array).max()))
-        if self._histograms is not None:
-            # a tensor of zeros alone has no bins: its range is known already
-            spread = {name: array for name, array in values.items() if self._largest[name] > 0}
-            with redirect_stdout(io.StringIO()):  # it prints its steps
-                self._histograms.collect(spread)
+            if self.method != "max":
+                self._histograms.setdefault(name, Histogram()).add(array)
 
     def result(self) -> dict[str, float]:
         """Tensor -> the magnitude that its scale has to hold; never beyond the largest seen."""
-        if self._histograms is None:
+        if self.method == "max":
             return dict(self._largest)
-        with redirect_stdout(io.StringIO()):
-            found = self._histograms.compute_collection_result()
-        return {
-            name: min(max(abs(float(edge)) for edge in found[name][:2]), largest) if name in found else largest
-            for name, largest in self._largest.items()
-        }
+        return {name: min(self._clipped(name), largest) for name, largest in self._largest.items()}
+
+    def _clipped(self, name: str) -> float:
+        histogram = self._histograms[name]
+        return histogram.percentile(PERCENTILE) if self.method == "percentile" else histogram.entropy()
 
 
 class Watched:

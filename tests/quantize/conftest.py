@@ -1,0 +1,73 @@
+"""A small model whose likeliest class follows what it sees, and videos for it; made once. Do not write in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.clihelp import cli
+from tests.video.make import write
+from vtn_export.bundle import Bundle
+from vtn_export.video import ClipReader
+
+__all__ = ["cli"]
+
+COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 40), (30, 30, 30), (240, 240, 240)]
+
+
+def _bundle(folder: Path, backbone: str, width: int = 64) -> Path:
+    torch = pytest.importorskip("torch", reason="torch makes the bundles that are quantized")
+    from tests.model import small
+    from vtn_export.onnx.create import create_bundle
+
+    model = small.model(width=width, layers=2, window=4, classes=6, backbone=backbone)
+    weights = folder / "weights.pyth"
+    torch.save({"model_state": model.state_dict()}, weights)
+    create_bundle(folder / "bundle", checkpoint=weights, config=model.config)
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fp32, all parts: patches, two layers, six classes."""
+    return _bundle(tmp_path_factory.mktemp("source"), "tests.nets:patches")
+
+
+@pytest.fixture(scope="session")
+def spiky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `source`, but one product of its backbone cannot take 8 bits."""
+    return _bundle(tmp_path_factory.mktemp("spiky"), "tests.nets:spiky")
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve clips of 16 frames, of six colours with moving noise."""
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(5)
+    noise = rng.integers(-25, 26, (40, 40, 3))
+    for number in range(12):
+        colour = np.array(COLOURS[number % 6])
+        frames = [
+            np.clip(colour + np.roll(noise, (2 + number) * i, axis=1) * (1 + number % 3), 0, 255).astype(np.uint8)
+            for i in range(16)
+        ]
+        write(folder / f"{number:02}.mp4", frames)
+    return folder
+
+
+def labelled(bundle: Path, videos: Path, folder: Path) -> Path:
+    """The videos in sub-folders by what fp32 names: a set on which it is never wrong."""
+    from vtn_export.backends import Sessions
+    from vtn_export.runtime.inference import classify_chunked
+
+    opened = Bundle.open(bundle)
+    with Sessions(opened) as sessions:
+        for path in sorted(videos.iterdir()):
+            with ClipReader(path, opened.manifest.preprocessing) as reader:
+                found = classify_chunked(sessions["backbone"], sessions["temporal"], reader)
+            home = folder / opened.labels()[int(np.argmax(found.logits))]
+            home.mkdir(parents=True, exist_ok=True)
+            (home / path.name).symlink_to(path)
+    return folder
