@@ -6,8 +6,11 @@ import importlib
 import itertools
 import os
 import random
+import signal
 import struct
+import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 
 from tests.plugins.covering import covering_array
 from vtn_export.bundle import sha256
-from vtn_export.errors import MissingDependencyError, OutputError, PluginError
+from vtn_export.errors import INTERRUPTED_EXIT_CODE, MissingDependencyError, OutputError, PluginError
 from vtn_export.trt import plugins
 from vtn_export.trt.plugins import cross, find, sidecar, toolchain
 
@@ -246,6 +249,35 @@ def test_build_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(building.SOURCES_VARIABLE, str(tmp_path))
     with pytest.raises(PluginError, match="no plugin sources"):
         plugins.build(request)
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    """Neither files nor compilers: a build's processes end with it. cmake is a script that never gets done."""
+    cmake = tmp_path / "tools" / "cmake"
+    cmake.parent.mkdir()
+    cmake.write_text(
+        f'#!/bin/sh\n[ "$1" = --build ] || exit 0\nsleep 600 &\necho $! > "{tmp_path}/child"\necho "[1/9] x"\nwait\n'
+    )
+    cmake.chmod(0o755)
+    cuda, headers = fake_toolkit(tmp_path / "cuda"), fake_headers(tmp_path / "h", (10, 3, 0))
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "vtn_export", "plugins", "build", "--compute-capability", "8.0"]
+    process = subprocess.Popen(
+        [*command, "--cuda", cuda, "--tensorrt-include", headers, "--out", out], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PATH": f"{cmake.parent}:{os.environ['PATH']}", "TMPDIR": str(scratch)},
+    )  # fmt: skip
+    child = tmp_path / "child"
+    while not (child.is_file() and child.read_text().strip()):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED_EXIT_CODE, error
+    assert "Traceback" not in error
+    status = Path(f"/proc/{int(child.read_text())}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
+    assert list(out.iterdir()) == list(scratch.iterdir()) == []
 
 
 def test_compiler_errors_are_one_line() -> None:

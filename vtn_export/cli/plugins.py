@@ -52,7 +52,8 @@ def build(
         target_libraries=target_libraries,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("configure", total=None)
         library = plugins.build(
             request,
