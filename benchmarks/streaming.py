@@ -24,8 +24,8 @@ from tables import describe_context, write_section
 SCHEMA = 1
 STRIDE, WINDOW, CAMERAS = 8, 250, 4
 TARGET = 1.15  # cost of a new frame over its backbone's
-ROUNDS = {"vit_b_vtn": 7}
-DEFAULT_ROUNDS = 15
+ROUNDS = {"vit_b_vtn": 3}
+DEFAULT_ROUNDS = 9
 NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="*", default=["vit_b_vtn", "deit_tiny_vtn"], help="VTN presets")
     parser.add_argument("--backends", nargs="*", default=list(NAMES), choices=list(NAMES))
-    parser.add_argument("--rounds", type=int, help="(default: 7 for vit_b_vtn, 15 for others)")
+    parser.add_argument("--rounds", type=int, help="(default: 3 for vit_b_vtn, 9 for others)")
     parser.add_argument("--window", type=int, default=WINDOW)
     parser.add_argument("--dry", action="store_true", help="print, but store nothing")
     arguments = parser.parse_args()
