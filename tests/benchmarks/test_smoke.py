@@ -82,6 +82,12 @@ def test_processes_are_measured_by_themselves() -> None:
 
 
 @pytest.mark.slow
+def test_temporal() -> None:
+    out = _script("temporal.py", "--frames", "17")
+    assert "17 frames:" in out and "cost of a frame, 16384 over 1024" in out
+
+
+@pytest.mark.slow
 def test_temporal_peers() -> None:
     out = _script("temporal_peers.py", "--small", "--frames", "17", "60", "--peers", "ort", "openvino")
     assert "| ours, OpenVINO |" in out and "60 frames  ort" in out
