@@ -11,13 +11,17 @@ from vtn_export.cli.console import Steps, note, print_json, print_table, reporte
 from vtn_export.cli.options import DEFAULT_BUNDLE, RARE, Json, one_of
 from vtn_export.deps import require
 from vtn_export.errors import CheckpointError, ConfigError
-from vtn_export.spec import INPUT_TYPES, PARTS, PRECISIONS, InputType, Part, Precision
+from vtn_export.spec import INPUT_TYPES, PARTS, TYPED_PRECISIONS, InputType, Part, Precision
 
 
 @reported
 def command(
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="Published .pyth, a state dict, or safetensors. None: seeded random weights.")
+        Path | None,
+        typer.Argument(
+            help="Published .pyth, a state dict, or safetensors. None: those that come with the preset "
+            "(moving_shapes), else seeded random ones."
+        ),
     ] = None,
     config: Annotated[
         str, typer.Option("--config", help="A preset's name, a TOML file, or PySlowFast's YAML.")
@@ -29,7 +33,9 @@ def command(
         str, typer.Option("--input", help="uint8 (normalised inside) or float32 (already normalised).")
     ] = "uint8",
     labels: Annotated[Path | None, typer.Option("--labels", help="A text file, one class a line.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the random weights.", rich_help_panel=RARE)] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Random weights of this seed (default: 0).", rich_help_panel=RARE)
+    ] = None,
     clip: Annotated[
         Path | None,
         typer.Option("--clip", help="A video for the golden frames (default: a shipped one).", rich_help_panel=RARE),
@@ -43,9 +49,10 @@ def command(
     """Export a VTN to a bundle of ONNX graphs, each checked against PyTorch at lengths it was not traced at."""
     from vtn_export.bundle import check_target
     from vtn_export.model.config import ModelConfig
+    from vtn_export.model.shipped import shipped
 
     one_of(part, ("all", *PARTS), "--part")
-    one_of(precision, PRECISIONS, "--precision")
+    one_of(precision, TYPED_PRECISIONS, "--precision")
     one_of(input_type, INPUT_TYPES, "--input")
     names = _lines(labels, "labels") if labels else None
     keep = [line for line in _lines(keep_fp32, "keep-fp32") if line] if keep_fp32 else []
@@ -53,8 +60,12 @@ def command(
         raise CheckpointError(f"checkpoint: no file {checkpoint}")
     resolved = ModelConfig.from_any(config)  # this and the next before torch takes its seconds
     check_target(out)
-    if checkpoint is None:
-        note(f"no checkpoint given: exporting RANDOM weights (seed {seed}); the labels mean nothing")
+    trained = shipped(config) if checkpoint is None and seed is None else None
+    if trained is not None:
+        checkpoint, names = trained.weights, names or list(trained.labels)
+        note(f"no checkpoint given: exporting the trained weights that come with {trained.name}")
+    elif checkpoint is None:
+        note(f"no checkpoint given: exporting RANDOM weights (seed {seed or 0}); the labels mean nothing")
     steps = Steps()
     with steps("import torch"):
         for module in ("torch", "timm", "onnxscript"):
@@ -67,7 +78,7 @@ def command(
         parts=PARTS if part == "all" else (cast(Part, part),),
         precision=cast(Precision, precision),
         input_type=cast(InputType, input_type),
-        seed=seed,
+        seed=seed or 0,
         labels=names,
         clip=clip,
         keep_fp32=keep,

@@ -55,6 +55,7 @@ class SelfAttention(nn.Module):
         self.dilation = gaps
         self.num_global_tokens = config.num_global_tokens
         self.causal = config.causal
+        self.attend = plain_sliding_window_attention
         for name in ("query", "key", "value", "query_global", "key_global", "value_global"):
             self.add_module(name, nn.Linear(width, width))
 
@@ -65,7 +66,7 @@ class SelfAttention(nn.Module):
         def heads(name: str, rows: Tensor) -> Tensor:
             return self.get_submodule(name)(rows).view(batch, -1, self.num_heads, width // self.num_heads)
 
-        local = plain_sliding_window_attention(
+        local = self.attend(
             heads("query", x),
             heads("key", x),
             heads("value", x),

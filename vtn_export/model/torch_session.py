@@ -11,6 +11,7 @@ from vtn_export.bundle import Manifest
 from vtn_export.errors import CheckpointError
 from vtn_export.model.checkpoint import fingerprint, load, random_model
 from vtn_export.model.config import ModelConfig
+from vtn_export.model.shipped import shipped_with_hash
 from vtn_export.model.vtn import VTN
 from vtn_export.runtime.session import SessionBase
 from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, LOGITS, Array, Part
@@ -19,8 +20,8 @@ from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, LOGITS, Arra
 def model_of(manifest: Manifest, checkpoint: str | Path | None = None) -> VTN:
     """The model that a bundle was exported from, proven by its fingerprint.
 
-    Bundles hold no PyTorch weights: random ones are drawn again from their seed, others are loaded
-    from `checkpoint`. Raises CheckpointError.
+    Bundles hold no PyTorch weights: random ones are drawn again from their seed, those that come with this package
+    are known by their hash, others are loaded from `checkpoint`. Raises CheckpointError.
     """
     config = ModelConfig.from_dict(manifest.config)
     seed = manifest.weights.get("seed")
@@ -28,6 +29,8 @@ def model_of(manifest: Manifest, checkpoint: str | Path | None = None) -> VTN:
         model = load(checkpoint, config)
     elif manifest.random_weights and isinstance(seed, int):
         model = random_model(config, seed)
+    elif (own := shipped_with_hash(manifest.weights.get("checkpoint_sha256"))) is not None:
+        model = load(own.weights, config)
     else:
         raise CheckpointError(
             f"the torch backend needs the weights this bundle was exported from "
