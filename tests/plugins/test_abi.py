@@ -16,6 +16,7 @@ import pytest
 
 from tests.plugins.library import build_library
 from tests.trt.bindings import CACHE, SUPPORTED, wheel
+from vtn_export.trt import plugins
 
 # An interface, and the class of the bindings that implements it
 INTERFACES = {
@@ -108,3 +109,44 @@ def test_loggers_are_of_the_two_kinds_that_are_known(requirement: str) -> None:
         assert names[0] == "log" and len(names) == 3
     else:
         assert names[:2] == ["getAPILanguage", "getInterfaceInfo"] and names.index("log") == HEAD
+
+
+# What the library calls: an expression builder's methods are inline, and call through a table of TensorRT's.
+BUILDER = {
+    "constant": "_ZN8nvinfer112IExprBuilder8constantEl",
+    "operation": "_ZN8nvinfer112IExprBuilder9operationENS_18DimensionOperationERKNS_14IDimensionExprES4_",
+}
+CALLER = """
+#include <NvInferRuntime.h>
+using namespace nvinfer1;
+auto take_constant = &IExprBuilder::constant;
+auto take_operation = &IExprBuilder::operation;
+"""
+
+
+def called_entry(binary: Path, function: str) -> str:
+    """The place in the table that an inline method calls, as the disassembler writes it: `0x18`."""
+    command = ["objdump", "-d", "--no-show-raw-insn", f"--disassemble={function}", str(binary)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"(?:call|jmp)\s+\*(0x[0-9a-f]+)\(%r", text)
+    assert found is not None, text
+    return found[1]
+
+
+@lru_cache
+def compiled_caller(folder: Path) -> Path:
+    (folder / "caller.cpp").write_text(CALLER)
+    toolkit, headers = plugins.find_toolkit(), plugins.find_headers()
+    includes = [f"-I{headers.folder}", f"-I{toolkit.root / 'include'}"]
+    command = ["g++", "-std=c++17", "-O2", "-c", *includes, "caller.cpp", "-o", "caller.o"]
+    subprocess.run(command, cwd=folder, check=True)
+    return folder / "caller.o"
+
+
+@pytest.mark.parametrize("requirement", SUPPORTED)
+def test_shape_expressions_are_called_where_they_are(
+    requirement: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    mine = compiled_caller(tmp_path_factory.getbasetemp())
+    for name, symbol in BUILDER.items():
+        assert called_entry(bindings(requirement), symbol) == called_entry(mine, symbol), name
