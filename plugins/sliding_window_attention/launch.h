@@ -57,7 +57,7 @@ struct Launch {
     KernelParams params{};
 };
 
-// Empty, or what is wrong: `window: got 0, expected 1 or more`.
+// Empty, or what is wrong: `one_sided_window: got 0, expected 1 or more`.
 std::string check_attributes(int64_t heads, int64_t window, int64_t dilation, int64_t globals, int64_t causal,
                              float scale);
 std::string check_sizes(const Problem& problem);

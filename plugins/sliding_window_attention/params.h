@@ -25,7 +25,9 @@ constexpr Divisor make_divisor(uint32_t value) {
 }
 
 // One launch: grid (samples * residue classes, blocks of queries, heads). Lengths are in tokens. Byte
-// counts of a whole tensor fit in 32 bits for 16-bit types, because tensors of 2^31 elements are refused.
+// counts of a whole tensor fit in 32 bits for 16-bit types, because tensors of 2^31 elements are refused;
+// those from one key of a row to the next (token_bytes * dilation) in 31, in 32 for float32, because
+// check_sizes refuses 2^30 elements there.
 struct alignas(16) KernelParams {
     const void* qkv;         // [batch, sequence, 3 * heads * head_dim]
     void* output;            // [batch, sequence, heads * head_dim]

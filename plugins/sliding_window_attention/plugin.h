@@ -1,5 +1,5 @@
-// The op as a TensorRT plugin: IPluginV3 with its three capabilities in one object. README.md has the
-// lifecycle; every method is called by TensorRT from one thread at a time, clones from any.
+// The op as a TensorRT plugin: IPluginV3 with its three capabilities in one object. docs/plugins.md has the
+// lifecycle. TensorRT calls an object's methods from one thread at a time; clones, and the creator, from any.
 #pragma once
 
 #include <NvInferRuntime.h>
