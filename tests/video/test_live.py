@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -190,19 +192,38 @@ def test_a_camera_that_falls_silent(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """MPEG-TS over TCP that stops in the middle without closing: what came is given, then it counts as broken off."""
     monkeypatch.setattr(live, "SILENCE_SECONDS", 2.0)
     data = write(tmp_path / "a.ts", textured_frames(60)).read_bytes()
+    with served(data[: len(data) * 3 // 4], keep=True) as url:
+        indices, _, error = read(url)
+    assert indices and isinstance(error, errors.SourceError) and "silent for 2 s" in str(error), error
+
+
+def test_damaged_frames_of_a_camera_are_left_out(tmp_path: Path) -> None:
+    path = corrupt(write(tmp_path / "a.mkv", textured_frames(30), "mjpeg", "yuvj420p"), 12, seed=1)
+    assert isinstance(read(str(path))[2], errors.SourceError)  # in a file it is an error
+    with served(path.read_bytes()) as url:
+        source = LiveSource(url)
+        indices = [index for index, _ in source]
+    assert source.damaged == 1 and indices == [i for i in range(30) if i != 12]  # and its place stays empty
+
+
+@contextmanager
+def served(data: bytes, *, keep: bool = False) -> Iterator[str]:
+    """The URL of a server that sends `data` once; keep: and then neither sends nor hangs up."""
     server = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 
     def serve() -> None:
         connection, _ = server.accept()
         with connection:
-            connection.sendall(data[: len(data) * 3 // 4])
-            over.wait(60)
+            connection.sendall(data)
+            if keep:
+                over.wait(60)
 
     thread = threading.Thread(target=serve)
     thread.start()
-    indices, _, error = read(f"tcp://127.0.0.1:{server.getsockname()[1]}")
-    over.set()
-    thread.join()
-    server.close()
-    assert indices and isinstance(error, errors.SourceError) and "silent for 2 s" in str(error), error
+    try:
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        over.set()
+        thread.join()
+        server.close()

@@ -142,12 +142,16 @@ class LiveSource:
         with self._opened() as (container, stream):
             clock = _Clock(stream, self.index_by)
             for number, frame in enumerate(self._decoded(container, stream)):
+                if frame is None:
+                    clock.skip()
+                    yield number, None
+                    continue
                 index = clock.index(frame)
                 wanted = number % self.every == 0
                 yield number, (index, to_rgb(converter, frame)) if wanted else None
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        """PyAV frames in order of presentation. Raises VideoError at the first damaged one, unless live."""
+        """PyAV frames in order of presentation, None for a damaged one if live. Raises VideoError for it otherwise."""
         av = load_av()
         number, key_frame_seen = 0, False
         for packet in container.demux(stream):
@@ -159,17 +163,15 @@ class LiveSource:
             try:
                 frames = packet.decode()
             except av.FFmpegError:
-                if self.live:
-                    self.damaged += key_frame_seen
-                elif key_frame_seen:
-                    raise self._damage(number) from None
-                continue
-            for frame in frames:
-                if frame.is_corrupt:
-                    if not self.live:
-                        raise self._damage(number)
-                    self.damaged += 1
+                if not key_frame_seen:  # a recording that starts between key frames
                     continue
+                frames = [None]
+            for frame in frames:
+                if frame is None or frame.is_corrupt:
+                    if not self.live:
+                        raise self._damage(number) from None
+                    self.damaged += 1
+                    frame = None
                 yield frame
                 number += 1
 
@@ -215,6 +217,10 @@ class _Clock:
         self._rate = float(rate) if rate else None
         self._first: float | None = None
         self._newest = -1
+
+    def skip(self) -> None:
+        """A frame that cannot be shown has a place all the same."""
+        self._newest += 1
 
     def index(self, frame: Any) -> int:
         place = self._newest + 1
