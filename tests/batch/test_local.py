@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from tests.batch.clips import Rows, other_bundle, read, same
 from tests.clihelp import Cli
 from vtn_export import errors
 from vtn_export.batch.features import FOLDER, read_features
+from vtn_export.batch.inputs import list_inputs
 from vtn_export.batch.results import PARTS, RECORD, Record
-from vtn_export.batch.run import BatchOptions, run_batch
+from vtn_export.batch.run import BatchOptions, Progress, run_batch
+from vtn_export.batch.stage import Outcome
 from vtn_export.bundle import Bundle, sha256
 
 
@@ -107,6 +111,118 @@ def test_lists(cli: Cli, bundle: Bundle, archive: Path, tmp_path: Path, kind: st
     assert sorted(read(tmp_path / "out")) == names
 
 
+NAMES = (
+    " lead.mp4",
+    "trail .mp4",
+    "new\nline.mp4",
+    "日本 ünï.mp4",
+    "quote'\".mp4",
+    "[x]*.mp4",
+    "-dash.mp4",
+    "concat:a.mp4",
+)
+
+
+def test_any_name_is_found_once(bundle: Bundle, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spaces, newlines, other scripts, what FFmpeg would read as a protocol; a folder that is called like a video."""
+    folder = tmp_path / "videos"
+    (folder / "folder.mp4").mkdir(parents=True)
+    for name in (*NAMES, "folder.mp4/inside.mp4"):
+        shutil.copy(archive / "1" / "clip 0001.mp4", folder / name)
+    run_batch(bundle, str(folder), tmp_path / "all", BatchOptions(frames=4))
+    rows = read(tmp_path / "all")
+    assert {Path(name).relative_to(folder).as_posix() for name in rows} == {*NAMES, "folder.mp4/inside.mp4"}
+    assert all(row["error"] is None for row in rows.values())
+    monkeypatch.chdir(folder)
+    lines = [*(name for name in NAMES if "\n" not in name), "folder.mp4", "missing.mp4", "  trail .mp4  ", "-dash.mp4"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    run_batch(bundle, str(tmp_path / "list.txt"), tmp_path / "listed", BatchOptions(frames=4))
+    listed = read(tmp_path / "listed")
+    assert listed.keys() == {*NAMES, "folder.mp4", "missing.mp4"} - {"new\nline.mp4"}
+    failed = {name: row["error"] for name, row in listed.items() if row["error"]}
+    assert failed.keys() == {"folder.mp4", "missing.mp4"} and "got a folder" in failed["folder.mp4"]
+
+
+def test_one_run_a_folder(bundle: Bundle, archive: Path, tmp_path: Path) -> None:
+    """A second run into the same results would do the same videos: it is refused while the first one writes."""
+    source, refused = tmp_path / "list.txt", []
+    source.write_text(f"{archive}/1/clip 0001.mp4\n")
+    options = BatchOptions(frames=4, resume=True)
+
+    def advance(outcome: Outcome) -> None:
+        with pytest.raises(errors.OutputError, match="another run is writing there") as caught:
+            run_batch(bundle, str(source), tmp_path / "out", options)
+        refused.append(caught)
+
+    run_batch(bundle, str(source), tmp_path / "out", options, Progress(advance=advance))
+    assert len(refused) == 1 and len(read(tmp_path / "out")) == 1
+    assert run_batch(bundle, str(source), tmp_path / "out", options).skipped == 1
+
+
+def test_a_full_disk_keeps_what_was_written(bundle: Bundle, archive: Path, tmp_path: Path) -> None:
+    """A limit on file sizes is the disk that fills: for the list first, then for a partition."""
+    out, command = tmp_path / "out", [sys.executable, "-m", "vtn_export", "batch", str(bundle.path)]
+    (tmp_path / "list.txt").write_text("".join(f"/archive/{number} a clip.mp4\n" for number in range(50_000)))
+
+    def limited(*arguments: str, size: int) -> str:
+        limit = [sys.executable, "-c", _LIMITED, str(size), *command, *arguments]
+        done = subprocess.run(limit, capture_output=True, text=True, check=False)
+        assert done.returncode == errors.OutputError.exit_code and "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.count("error: ") == 1
+        return done.stderr
+
+    assert "TMPDIR" in limited(str(tmp_path / "list.txt"), "--out", str(out), size=300_000)
+    assert not out.exists()
+    text = limited(str(archive / "1"), "--out", str(out), "--part-rows", "1", "--features", size=9000)
+    assert "--resume" in text and not list(out.rglob(".*"))
+    kept = {path: path.stat().st_mtime_ns for path in out.glob(PARTS)}
+    run_batch(bundle, str(archive / "1"), out, BatchOptions(frames=24, features=True, resume=True))
+    assert all(path.stat().st_mtime_ns == moment for path, moment in kept.items())
+    assert len(read(out)) == 15
+
+
+_LIMITED = """
+import os, resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_an_unreadable_folder_is_one_line(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos" / "closed"
+    folder.mkdir(parents=True)
+    folder.chmod(0)
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        path.chmod(0o711)
+    tmp_path.chmod(0o755)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        with pytest.raises(errors.UsageError, match="closed: Permission denied"):
+            list(list_inputs(str(tmp_path / "videos")))
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+def test_mode_full_refuses_a_video_before_it_is_held(
+    bundle: Bundle, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forecast(bundle: Bundle, frames: int) -> int:
+        if frames > 8:
+            raise errors.MemoryForecastError(f"{frames} frames are too many")
+        return 0
+
+    monkeypatch.setattr("vtn_export.batch.stage.require_memory_for_full", forecast)
+    run_batch(bundle, str(archive / "1"), tmp_path / "out", BatchOptions(mode="full", frames=None, chunk=4))
+    rows = read(tmp_path / "out").values()
+    refused = [int(row["error"].split()[0]) for row in rows if row["error"] and "too many" in row["error"]]
+    assert len(refused) > 5 and max(refused) == 12, "refused at the first chunk beyond, not at a video's end"
+    assert {row["frames"] for row in rows} - {None} and max(row["frames"] or 0 for row in rows) <= 8
+
+
 def test_a_name_that_is_no_utf8_is_found(bundle: Bundle, archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -182,6 +298,11 @@ def _bad(case: str, folder: Path, archive: Path) -> tuple[list[object], type[err
         return [archive, "--out", out, "--ray", "127.0.0.1:1"], errors.BackendError, "127.0.0.1:1"
     if case == "features of videos":
         return [archive, "--out", out, "--mode", "features"], errors.OutputError, RECORD
+    if case == "numbers as paths":
+        pq.write_table(pa.table({"path": [1]}), folder / "list.parquet")
+        return [folder / "list.parquet", "--out", out], errors.UsageError, "expected paths"
+    if case == "frames of stored features":
+        return [archive, "--out", out, "--mode", "features", "--frames", 5], errors.UsageError, "--frames"
     if case == "features in mode full":
         return [archive, "--out", out, "--mode", "full", "--features"], errors.UsageError, "chunked"
     raise AssertionError(case)
@@ -191,7 +312,7 @@ def _bad(case: str, folder: Path, archive: Path) -> tuple[list[object], type[err
     "case",
     ["empty folder", "empty list", "binary list", "list without paths", "damaged parquet", "no such folder",
      "glob without files", "out is a file", "out is full", "resume into something else", "no engine",
-     "features of videos", "features in mode full"],
+     "features of videos", "features in mode full", "numbers as paths", "frames of stored features"],
 )  # fmt: skip
 def test_bad_input_is_one_line(cli: Cli, bundle: Bundle, archive: Path, tmp_path: Path, case: str) -> None:
     arguments, kind, text = _bad(case, tmp_path, archive)
