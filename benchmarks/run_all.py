@@ -25,6 +25,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "temporal_peers": ("--small", "--frames", "17", "60", "--dry"),
     "whole_video": ("--configs", "deit_tiny_vtn", "--frames", "3", "--rounds", "1", "--networks", "r3d_18", "--dry"),
     "engines": ("--configs", "deit_tiny_vtn", "--precisions", "fp32", "--parts", "temporal", "--rounds", "1", "--dry"),
+    "precisions": ("--clips", "2", "--calibration", "8", "--precisions", "int8", "--dry"),
     "streaming": ("--configs", "deit_tiny_vtn", "--rounds", "1", "--dry"),
     "command_line": ("--configs", "deit_tiny_vtn", "--starts", "1", "--rounds", "1", "--dry"),
 }

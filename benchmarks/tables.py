@@ -15,17 +15,18 @@ here; nothing below is written by hand. All times are medians of interleaved run
 """
 
 
-def write_section(name: str, text: str) -> None:
-    """Put `text` between the marks of section `name`, at the end if it is new."""
+def write_section(name: str, text: str, path: Path | None = None) -> None:
+    """Put `text` between the marks of section `name` of a file (README.md), at the end if it is new."""
+    path = path or README
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    content = README.read_text(encoding="utf-8") if README.exists() else _HEAD
+    content = path.read_text(encoding="utf-8") if path.exists() else _HEAD
     section = f"{begin}\n{text.strip()}\n{end}"
     if begin in content and end in content:
         before, rest = content.split(begin, 1)
         content = before + section + rest.split(end, 1)[1]
     else:
         content = content.rstrip() + "\n\n" + section + "\n"
-    README.write_text(content, encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
 
 
 def _against(value: float, target: float, *, at_least: bool) -> str:
