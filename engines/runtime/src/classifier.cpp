@@ -10,21 +10,6 @@ namespace {
 
 constexpr std::size_t kMaxFrames = 1 << 20;
 
-std::string chosen_backend(const Bundle& bundle, const Options& options) {
-    if (options.backend == "tensorrt" || options.backend == "openvino") return options.backend;
-    if (options.backend != "auto") {
-        throw Error(VTN_ERROR_USAGE, "backend: got '" + options.backend + "', expected auto, tensorrt or openvino");
-    }
-    if (!has_openvino()) return "tensorrt";
-    if (!has_tensorrt()) return "openvino";
-    try {  // both: the GPU where an engine fits this machine
-        make_tensorrt(bundle, Part::backbone, options);
-        return "tensorrt";
-    } catch (const Error&) {
-        return "openvino";
-    }
-}
-
 void check_count(std::size_t count) {
     if (count < 1 || count > kMaxFrames) {
         throw Error(VTN_ERROR_SHAPE,
@@ -90,7 +75,7 @@ ImageView checked_view(const vtn_frame* frame) {
     return view;
 }
 
-Classifier::Classifier(std::shared_ptr<const Shared> shared)
+Classifier::Classifier(std::shared_ptr<Shared> shared)
     : shared_(std::move(shared)), preprocessor_(make_preprocessor()) {}
 
 std::unique_ptr<Preprocessor> Classifier::make_preprocessor() const {
@@ -100,26 +85,58 @@ std::unique_ptr<Preprocessor> Classifier::make_preprocessor() const {
 
 Classifier::Classifier(Bundle bundle, std::string backend, const MakeExecutor& make)
     : Classifier([&] {
-          std::vector<std::string> labels = bundle.labels();
-          return std::make_shared<const Shared>(
-              Shared{std::move(bundle), std::move(labels), std::move(backend), make, false});
+          auto shared = std::make_shared<Shared>();
+          shared->labels = bundle.labels();
+          shared->bundle = std::move(bundle), shared->backend = std::move(backend), shared->make = make;
+          return shared;
       }()) {}
 
-Classifier::Classifier(const std::string& path, const Options& options)
-    : Classifier([&] {
-          Bundle bundle = Bundle::open(path);
-          std::vector<std::string> labels = bundle.labels();
-          std::string backend = chosen_backend(bundle, options);
-          const bool gpu = backend == "tensorrt";
-          MakeExecutor make = [options, gpu](const Bundle& from, Part part) {
-              return gpu ? make_tensorrt(from, part, options) : make_openvino(from, part, options);
-          };
-          return std::make_shared<const Shared>(
-              Shared{std::move(bundle), std::move(labels), std::move(backend), std::move(make), gpu});
-      }()) {
+Classifier::Classifier(const std::string& path, const Options& options) : Classifier(open(path, options)) {
     // What runs first and most is loaded here, so that a wrong engine is an error of opening.
     if (manifest().graphs.count(Part::backbone) != 0) executor(Part::backbone);
     if (manifest().graphs.count(Part::temporal) != 0) executor(Part::temporal);
+}
+
+std::shared_ptr<Classifier::Shared> Classifier::open(const std::string& path, const Options& options) {
+    auto shared = std::make_shared<Shared>();
+    shared->bundle = Bundle::open(path);
+    shared->labels = shared->bundle.labels();
+    const auto use = [&](bool gpu) {
+        shared->gpu = gpu, shared->backend = gpu ? "tensorrt" : "openvino";
+        shared->make = [options, gpu](const Bundle& from, Part part) {
+            return gpu ? make_tensorrt(from, part, options) : make_openvino(from, part, options);
+        };
+    };
+    const bool automatic = options.backend == "auto";
+    if (!automatic && options.backend != "tensorrt" && options.backend != "openvino") {
+        throw Error(VTN_ERROR_USAGE, "backend: got '" + options.backend + "', expected auto, tensorrt or openvino");
+    }
+    use(automatic ? has_tensorrt() || !has_openvino() : options.backend == "tensorrt");
+    const auto& graphs = shared->bundle.manifest.graphs;
+    const Part first = graphs.count(Part::backbone) != 0 ? Part::backbone : graphs.begin()->first;
+    try {
+        // before anything of CUDA: what is told first is which library is missing
+        if (shared->gpu) shared->load(first);
+    } catch (const Error& reason) {
+        // With both backends, the GPU where an engine fits this machine. Where OpenVINO cannot serve either, the GPU's
+        // reason is told.
+        if (!automatic || !has_openvino()) throw;
+        use(false);
+        try {
+            shared->load(first);
+        } catch (const Error&) {
+            throw reason;
+        }
+    }
+    return shared;
+}
+
+const Executor& Classifier::Shared::load(Part part) {
+    bundle.graph(part);  // says which parts there are
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_ptr<Executor>& one = loaded_[static_cast<int>(part)];
+    if (one == nullptr) one = make(bundle, part);
+    return *one;
 }
 
 std::unique_ptr<Classifier> Classifier::clone() {
@@ -132,10 +149,7 @@ std::unique_ptr<Classifier> Classifier::clone() {
 
 Executor& Classifier::executor(Part part) {
     std::unique_ptr<Executor>& slot = executors_[static_cast<int>(part)];
-    if (slot == nullptr) {
-        shared_->bundle.graph(part);  // says which parts there are
-        slot = shared_->make(shared_->bundle, part);
-    }
+    if (slot == nullptr) slot = shared_->load(part).clone();
     return *slot;
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -43,19 +44,27 @@ public:
     std::size_t frame_size() const { return frame_bytes(manifest().preprocessing, manifest().input_type); }
 
 private:
+    // What clones have in common. A graph is loaded once, by whoever asks first; each takes a clone.
     struct Shared {
         Bundle bundle;
         std::vector<std::string> labels;
         std::string backend;
         MakeExecutor make;
         bool gpu = false;
+
+        const Executor& load(Part part);  // to be cloned
+
+    private:
+        std::mutex mutex_;
+        std::unique_ptr<Executor> loaded_[3];
     };
-    explicit Classifier(std::shared_ptr<const Shared> shared);
+    static std::shared_ptr<Shared> open(const std::string& path, const Options& options);
+    explicit Classifier(std::shared_ptr<Shared> shared);
     Executor& executor(Part part);
     std::uint8_t* pixels(std::size_t frames);
     const std::int32_t* positions(const std::int64_t* index, std::size_t count);
 
-    std::shared_ptr<const Shared> shared_;
+    std::shared_ptr<Shared> shared_;
     std::unique_ptr<Preprocessor> preprocessor_;
     std::unique_ptr<Executor> executors_[3];
     std::shared_ptr<std::uint8_t> pixels_;

@@ -26,7 +26,8 @@ struct Inputs {
     bool on_device = false;                     // frames are in the device's memory
 };
 
-// One graph, one thread. clone() shares what is heavy and keeps it alive.
+// One graph, one thread. clone() shares what is heavy and keeps it alive. The first of a graph is there to be cloned:
+// it need not hold what a run takes.
 class Executor {
 public:
     virtual ~Executor() = default;

@@ -55,7 +55,10 @@ struct Engine {
 class TensorRt final : public Executor {
 public:
     TensorRt(std::shared_ptr<Engine> engine, const Manifest& manifest, Part part)
-        : engine_(std::move(engine)), part_(part), manifest_(manifest) {
+        : engine_(std::move(engine)), part_(part), manifest_(manifest) {}
+
+    // Context and stream, which clones have and the one that they are cloned from has not.
+    void prepare() {
         const DeviceScope scope(engine_->device.id);
         context_.reset(engine_->engine->createExecutionContext());
         if (context_ == nullptr) {
@@ -72,6 +75,7 @@ public:
     }
 
     void run(const Inputs& inputs, float* output, std::size_t output_size) override {
+        if (context_ == nullptr) prepare();
         const DeviceScope scope(engine_->device.id);
         choose_profile(inputs.count);
         if (inputs.count != count_) set_shapes(inputs.count, output_size * sizeof(float));
@@ -102,7 +106,11 @@ public:
         std::memcpy(output, buffers_.at(result_name()).host, output_size * sizeof(float));
     }
 
-    std::unique_ptr<Executor> clone() const override { return std::make_unique<TensorRt>(engine_, manifest_, part_); }
+    std::unique_ptr<Executor> clone() const override {
+        auto copy = std::make_unique<TensorRt>(engine_, manifest_, part_);
+        copy->prepare();
+        return copy;
+    }
 
 private:
     const char* result_name() const { return part_ == Part::backbone ? "features" : "logits"; }

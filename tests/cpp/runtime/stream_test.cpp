@@ -374,6 +374,27 @@ TEST_F(Streams, FailuresOfTheThreadComeOutAndResetHeals) {
     EXPECT_EQ(result.frames, 1);
 }
 
+TEST_F(Streams, ClonesLoadAGraphOnce) {
+    std::atomic<int> loaded{0};
+    auto original = std::make_unique<Classifier>(Bundle::open(folder_.path), "stub", [&](const Bundle&, Part part) {
+        ++loaded;
+        return std::make_unique<Stub>(part);
+    });
+    auto copy = original->clone();  // before anything was loaded
+    float features[kWidth]{1, 2, 3, 4}, logits[kClasses];
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t) {
+        threads.emplace_back([&, mine = std::shared_ptr<Classifier>(copy->clone())] {
+            float own[kClasses];
+            mine->classify(features, 1, nullptr, own, kClasses);
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    original.reset();
+    copy->classify(features, 1, nullptr, logits, kClasses);
+    EXPECT_EQ(loaded, 1);
+}
+
 TEST_F(Streams, EightThreadsWithClonesAgree) {
     const auto original = stub_classifier(folder_);
     std::vector<std::unique_ptr<Stream>> streams;
