@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vtn_export.deps import require
-from vtn_export.evaluate.report.charts import COLORS, SYMBOLS, Chart, figure, log_axis, text
+from vtn_export.evaluate.report.charts import COLORS, SYMBOLS, Chart, figure, log_axis, shortened, text
 
 _MOST_CLASSES = 60  # a larger confusion matrix shows those that are confused most
 
@@ -156,22 +156,23 @@ def confusion(document: Mapping[str, Any]) -> Chart:
     support = [sum(row) for row in matrix]
     chosen = sorted(range(len(labels)), key=lambda i: (-wrong[i], -support[i], i))[:_MOST_CLASSES]
     chosen = sorted(chosen)
-    names = [text(f"{labels[i]}") for i in chosen]
+    names, places = [text(shortened(labels[i], 22)) for i in chosen], list(range(len(chosen)))
     shares = [[100 * matrix[i][j] / support[i] if support[i] else 0 for j in chosen] for i in chosen]
     trace = go.Heatmap(
         z=shares,
-        x=names,
-        y=names,
-        customdata=[[matrix[i][j] for j in chosen] for i in chosen],
+        x=places,
+        y=places,
+        customdata=[[[matrix[i][j], text(labels[i]), text(labels[j])] for j in chosen] for i in chosen],
         colorscale=[[0, "#ffffff"], [1, COLORS[0]]],
         zmin=0,
         zmax=100,
         colorbar={"title": {"text": "%"}, "thickness": 10},
-        hovertemplate="%{y} taken for %{x}: %{z:.0f} % (%{customdata} videos)<extra></extra>",
+        hovertemplate="%{customdata[1]} → %{customdata[2]}: %{z:.0f} % (%{customdata[0]} videos)<extra></extra>",
     )
     made = figure([trace], "predicted", "label")
-    made.update_xaxes(type="category", tickangle=-60, tickfont={"size": 10})
-    made.update_yaxes(type="category", autorange="reversed", tickfont={"size": 10})
+    ticks = {"tickmode": "array", "tickvals": places, "ticktext": names, "tickfont": {"size": 10}}
+    made.update_xaxes(**ticks, tickangle=-60)
+    made.update_yaxes(**ticks, autorange="reversed")
     left_out = len(labels) - len(chosen)
     note = f"The {len(chosen)} classes that are confused most, of {len(labels)}." if left_out else ""
     return Chart("confusion", "Confusion matrix", made, height=min(900, 240 + 16 * len(chosen)), note=note)

@@ -59,6 +59,12 @@ def text(value: Any) -> str:
     return html.escape(printable(value), quote=False)
 
 
+def shortened(word: Any, most: int) -> str:
+    """A word that leaves room for the plot beside it; whole ones stand in what shows on hovering."""
+    shown = printable(word)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def figure(traces: Sequence[Any], x: str, y: str, **layout: Any) -> Any:
     """A figure with axis titles (with their units), its legend above, nothing that needs a wide screen."""
     go = require("plotly.graph_objects")
@@ -79,7 +85,15 @@ def figure(traces: Sequence[Any], x: str, y: str, **layout: Any) -> Any:
         margin={"l": 8, "r": 14, "t": 8, "b": 8, "autoexpand": True},
         paper_bgcolor="#fff",
         plot_bgcolor="#fff",
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.03, "yanchor": "bottom", "font": {"size": 11}},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.03,
+            "yanchor": "bottom",
+            "font": {"size": 11},
+            "maxheight": 0.9,
+        },
         hovermode="closest",
         hoverlabel={"font": {"family": FONT}},
     )

@@ -10,7 +10,14 @@ from typing import Any
 
 from vtn_export.backends import Backend
 from vtn_export.bundle import Bundle
-from vtn_export.errors import BackendError, CheckpointError, MemoryForecastError, MissingDependencyError
+from vtn_export.errors import (
+    BackendError,
+    CheckpointError,
+    MemoryForecastError,
+    MissingDependencyError,
+    ShapeError,
+    UsageError,
+)
 from vtn_export.evaluate.bench import Notify, Plan, bench
 from vtn_export.evaluate.documents import LOOSE, NUMBER, read_document
 from vtn_export.runtime.inference import require_memory_for_full
@@ -107,8 +114,6 @@ def read_validate(path: Path) -> dict[str, Any]:
 
 def read_eval(path: Path) -> dict[str, Any]:
     """A result of `eval --json`. Raises ShapeError, also where the confusion matrix is not classes × classes."""
-    from vtn_export.errors import ShapeError
-
     found = read_document(path, "vtn-export/eval", 1, EVAL_SHAPE, made_by="vtn-export eval --json > FILE")
     classes, matrix = len(found["labels"]), found["confusion"]
     if len(matrix) != classes or any(len(row) != classes for row in matrix):
@@ -175,7 +180,12 @@ def measure_validation(
                 for part in [half for half in halves if half in manifest.graphs] or list(manifest.graphs):
                     with step(f"layers, {part}"):
                         found.layers.append(compare_layers(form, part))
-            except (BackendError, CheckpointError, MissingDependencyError) as error:
+            except (
+                BackendError,
+                CheckpointError,
+                MissingDependencyError,
+                UsageError,
+            ) as error:  # int8: no layers of its own
                 why = str(error)
         else:
             why = "not measured with --quick"

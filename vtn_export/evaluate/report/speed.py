@@ -149,7 +149,7 @@ def _ecdf(entries: Sequence[Mapping[str, Any]]) -> Chart:
     made = figure(traces, "milliseconds a call", "share of runs (%)")
     made.update_xaxes(**log_axis([value for entry in entries for value in entry["seconds"]]))
     made.update_yaxes(range=[0, 101])
-    return Chart("ecdf", "Every run (ECDF)", made, height=330 + 11 * len(entries))
+    return Chart("ecdf", "Every run (ECDF)", made, height=310 + 16 * len(entries))
 
 
 def _growth(
@@ -237,7 +237,7 @@ def _roofline(parts: Sequence[Mapping[str, Any]], ceilings: Mapping[str, Any]) -
             y=[low * copies, flops, flops],
             mode="lines",
             line=roof,
-            name=f"roof: {flops:.0f} GFLOP/s, {copies:.0f} GB/s",
+            name=f"roof: {flops:.3g} GFLOP/s, {copies:.3g} GB/s",
             hoverinfo="skip",
         )
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from vtn_export.bundle import Bundle
 from vtn_export.deps import require
-from vtn_export.evaluate.report.charts import COLORS, SYMBOLS, Chart, figure, text
+from vtn_export.evaluate.report.charts import COLORS, SYMBOLS, Chart, figure, shortened, text
 from vtn_export.evaluate.report.strip import Strip
 from vtn_export.onnx.cost import GraphCost, graph_cost
 from vtn_export.spec import Part
@@ -49,7 +49,7 @@ def work(bundle: Bundle, found: Mapping[Part, GraphCost]) -> Chart:
     made = figure(traces, f"GFLOP a video of {frames} frames", "", barmode="stack", bargap=0.35)
     made.update_yaxes(type="category", autorange="reversed")
     note = "Two FLOPs a multiply-add; products alone, counted from the graphs."
-    return Chart("work", "Where the work is", made, height=130 + 50 * len(scaled), note=note)
+    return Chart("work", "Where the work is", made, height=160 + 50 * len(scaled), note=note)
 
 
 def timeline(strip: Strip) -> Chart:
@@ -64,7 +64,7 @@ def timeline(strip: Strip) -> Chart:
             mode="lines+markers",
             line={"color": COLORS[index % len(COLORS)], "width": 2},
             marker={"symbol": SYMBOLS[index], "size": 7},
-            name=text(label),
+            name=text(shortened(label, 40)),
             hovertemplate="%{y:.3g} % after %{x:.2f} s<extra>%{fullData.name}</extra>",
         )
         for index, (label, row) in enumerate(zip(strip.labels, strip.probabilities, strict=True))
