@@ -26,7 +26,7 @@ from vtn_export.bundle import Bundle, writing_file
 from vtn_export.deps import is_installed
 from vtn_export.errors import GpuError, VtnError
 from vtn_export.evaluate.context import machine_context
-from vtn_export.spec import PRECISIONS
+from vtn_export.spec import TYPED_PRECISIONS
 from vtn_export.trt import api
 from vtn_export.trt.gpu import require_gpu
 from vtn_export.trt.library import find_library
@@ -43,7 +43,7 @@ def cases(bundle: Bundle, compute_capability: str) -> Iterator[tuple[str, str, s
         forms = ["portable"]
         if flavor == "tensorrt" and find_library(None, compute_capability, bundle) is not None:
             forms.append("plugin")
-        for precision in PRECISIONS if have == "fp32" else (have,):
+        for precision in TYPED_PRECISIONS if have == "fp32" else (have,):
             for form in forms:
                 yield flavor, precision, form
 

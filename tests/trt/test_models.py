@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.trt.conftest import Cli, make
-from vtn_export.spec import PARTS, PRECISIONS
+from vtn_export.spec import PARTS, TYPED_PRECISIONS
 
 pytestmark = pytest.mark.usefixtures("rtx")
 
@@ -29,7 +29,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TYPED_PRECISIONS)
 def test_all_parts(model: Path, cli: Cli, precision: str) -> None:
     result = cli("trt", model, f"--{precision}", "--frames", FRAMES, "--compute-capability", "8.6,12.0", "--json")
     assert result.code == 0, result.err
