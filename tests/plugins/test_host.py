@@ -119,6 +119,42 @@ def test_presets(preset: str, tmp_path: Path) -> None:
     assert info.machine == ("aarch64" if preset == "aarch64" else "x86_64")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cross", [None, "aarch64"])
+def test_spaces_in_paths(cross: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sources, the toolkit, the headers and the result; a library of one empty kernel shows it soon."""
+    sources = tmp_path / "with spaces" / "plugins"
+    shutil.copytree(SOURCES / "cmake", sources / "cmake")
+    text = (SOURCES / "CMakeLists.txt").read_text()
+    text = re.sub(r"(SHARED\n).*?\n\)", r"\1  kernel.cu common.cpp\n)", text, count=1, flags=re.S)
+    (sources / "CMakeLists.txt").write_text(text)
+    for name in ("exports.map", "sliding_window_attention/c_api.h"):
+        (sources / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(SOURCES / name, sources / name)
+    (sources / "kernel.cu").write_text("__global__ void kernel() {}\nvoid launch() { kernel<<<1, 1>>>(); }\n")
+    (sources / "common.cpp").write_text('extern "C" void getCreators() {}\nextern "C" void setLoggerFinder() {}\n')
+    headers = tmp_path / "with spaces" / "headers"
+    shutil.copytree(plugins.find_headers().folder, headers)
+    monkeypatch.setenv("VTN_PLUGIN_SOURCES", str(sources))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "with spaces" / "cache"))
+    libraries = None
+    if cross is not None:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        libraries = tmp_path / "with spaces" / "lib"
+        shutil.copytree(target_libraries(plugins.find_toolkit()), libraries)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "with spaces" / "cache"))
+    toolkit = tmp_path / "with spaces" / "cuda"
+    toolkit.symlink_to(plugins.find_toolkit().root)
+    out = tmp_path / "with spaces" / "out"
+    request = plugins.BuildRequest(
+        out, ("8.7",), cross=cross, cuda=toolkit, tensorrt_include=headers, target_libraries=libraries
+    )
+    for _ in range(2):  # the second over the first
+        info = plugins.inspect_library(plugins.build(request))
+        assert info.compute_capabilities == ("8.7",) and info.machine == (cross or "x86_64")
+    assert sorted(path.name for path in out.iterdir()) == ["libvtn_plugins.so", "libvtn_plugins.so.json"]
+
+
 def test_installs_as_a_package(tmp_path: Path) -> None:
     """`cmake --install`, then find_package(vtn_plugins) and a C program that plans a launch, in another project."""
     built = build_library("8.0").parent / "build"

@@ -283,6 +283,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
 def test_compiler_errors_are_one_line() -> None:
     output = "[1/2] x\nptxas error   : Registers are spilled to local memory in function 'k'\nninja: build stopped\n"
     assert building._first_error(output).startswith("ptxas error")
+    assert building._first_error("/bin/ld: cannot find -lx\ncollect2: error: ld returned 1 exit status").endswith("-lx")
     assert building._first_error("CMake Error at CMakeLists.txt:3 (find_package):\n  By not\n  providing").endswith(
         "By not providing"
     )

@@ -78,10 +78,11 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Path:
     if request.cross is not None:
         _check_cross(request.cross)
         root = complete_root(root, target_libraries(toolkit, request.target_libraries), "aarch64")
-    configure = [cmake, "-S", str(sources), *_cache_entries(request.cross, root, headers, numbers)]
     _make_folder(request.out)
     with tempfile.TemporaryDirectory(prefix="vtn-plugins-") as temporary:
-        folder = request.build or Path(temporary)
+        folder = request.build or Path(temporary) / "build"
+        root = _without_spaces(root, Path(temporary) / "cuda")
+        configure = [cmake, "-S", str(sources), *_cache_entries(request.cross, root, headers, numbers)]
         report = progress or (lambda done, total, what: None)
         report(0, 0, "configure")
         environment = dict(os.environ, CUDACXX=str(root / "bin" / "nvcc"))
@@ -111,6 +112,16 @@ def _cache_entries(cross: str | None, root: Path, headers: Headers, numbers: tup
     if cross is not None:
         yield f"-DCMAKE_TOOLCHAIN_FILE={source_folder() / 'cmake' / 'aarch64.cmake'}"
         yield f'-DCMAKE_CUDA_FLAGS=-L"{root / "lib"}"'  # quoted: flags are split at spaces
+
+
+def _without_spaces(root: Path, link: Path) -> Path:
+    """A path of the toolkit that CMake does not cut: it reads nvcc's link folders by splitting them at spaces."""
+    if not re.search(r"\s", str(root)):
+        return root
+    if re.search(r"\s", str(link)):
+        raise PluginError(f"{root}: CMake cannot use a CUDA toolkit with spaces in its path; set TMPDIR to one without")
+    link.symlink_to(root)
+    return link
 
 
 def _check_cross(cross: str) -> None:
@@ -173,6 +184,8 @@ def _first_error(output: str) -> str:
     for index, line in enumerate(lines):
         if line.startswith("CMake Error"):
             return " ".join(lines[index : index + 3])
+        if re.search(r"\bld: (cannot find|.*undefined reference)", line):
+            return line  # what follows says only that ld failed
         if re.search(r"\b(fatal )?error\b", line, re.IGNORECASE) and "warn-on-spills" not in line:
             return line
     return lines[-1] if lines else "failed and said nothing"
