@@ -19,8 +19,18 @@ from vtn_export.trt.typed import typed_graph
 
 
 @pytest.fixture(scope="module")
-def bundle(small_bundle: Path) -> Bundle:
-    return Bundle.open(small_bundle)
+def one_layer(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of one temporal layer: every list tried is a graph typed and run, and lists grow with the nodes."""
+    folder = tmp_path_factory.mktemp("one-layer")
+    (folder / "config.toml").write_text(SMALL.replace("num_layers = 2", "num_layers = 1"))
+    made = cli("onnx", "--config", folder / "config.toml", "--out", folder / "bundle", "--seed", 3)
+    assert made.code == 0, made.err
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def bundle(one_layer: Path) -> Bundle:
+    return Bundle.open(one_layer)
 
 
 def witness(bundle: Bundle, tolerance: float, precision: str = "fp16") -> Witness:
@@ -77,14 +87,14 @@ def test_overflowing_nodes_are_found(cli: Cli, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_file_meets_the_tolerance_through_trts_typing(
-    cli: Cli, small_bundle: Path, bundle: Bundle, tmp_path: Path, precision: str
+    cli: Cli, one_layer: Path, bundle: Bundle, tmp_path: Path, precision: str
 ) -> None:
     file = tmp_path / "keep.txt"
     plain = {check["part"]: check["measured"] for check in
-             cli("validate", small_bundle, "--backend", precision, "--json").json["checks"]}  # fmt: skip
+             cli("validate", one_layer, "--backend", precision, "--json").json["checks"]}  # fmt: skip
     tolerance = 0.6 * plain["temporal"]
     result = cli(
-        "validate", small_bundle, "--backend", precision, "--bisect", "--atol", tolerance, "--out", file, "--json"
+        "validate", one_layer, "--backend", precision, "--bisect", "--atol", tolerance, "--out", file, "--json"
     )
     assert result.code == 0, result.err
     names = read_keep_list(file)
@@ -106,7 +116,7 @@ def test_the_file_meets_the_tolerance_through_trts_typing(
 
     # and a real engine, by TensorRT-RTX on the CPU; `full` has the nodes of every part
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'vtn-export[rtx]'")
-    target = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+    target = Path(shutil.copytree(one_layer, tmp_path / "bundle"))
     shape = ("--batch", "1", "--frames", "1:8:32")
     built = cli("trt", target, "--part", "full", f"--{precision}", "--keep-fp32", file, *shape, "--json")
     assert built.code == 0, built.err

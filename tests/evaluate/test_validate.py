@@ -100,18 +100,20 @@ def test_a_folder_of_videos(cli: Cli, small_bundle: Path, tmp_path: Path) -> Non
 
 
 def test_tolerances_override_the_bounds(cli: Cli, small_bundle: Path) -> None:
+    # a form that is cheap to open: what the tolerances do does not depend on it
     def run(*more: object) -> Any:
-        return cli("validate", small_bundle, "--backend", "fp16", *more, "--json")
+        return cli("validate", small_bundle, "--backend", "rewrite", *more, "--json")
 
-    found = by_part(run("--atol", "1").json)["temporal"]
-    assert found["measured"] == found["errors"]["max_abs"] and found["tolerance"] == 1
+    loose = run("--atol", "1").json
+    found = by_part(loose)["temporal"]
+    assert found["measured"] == found["errors"]["max_abs"] > 0 and found["tolerance"] == 1
     least = found["smallest"]["atol"]
     assert run("--atol", "0").code == 1
-    most = max(check["smallest"]["atol"] for check in run("--atol", "1").json["checks"])
+    most = max(check["smallest"]["atol"] for check in loose["checks"])
     assert run("--atol", most).code == 0
     failed = run("--atol", most * 0.999)
     assert failed.code == 1 and "the smallest that passes is" in failed.err
-    both = by_part(run("--atol", "1", "--rtol", "1e-4").json)["temporal"]["smallest"]["atol"]
+    both = by_part(run("--atol", "1", "--rtol", "1e-8").json)["temporal"]["smallest"]["atol"]
     assert both < least
     rtol = max(check["smallest"]["rtol"] for check in run("--rtol", "1").json["checks"])
     assert run("--rtol", rtol * 1.001).code == 0 and run("--rtol", rtol * 0.999).code == 1
@@ -171,8 +173,14 @@ def test_full_beyond_memory_is_skipped_and_said(small_bundle: Path, monkeypatch:
     assert "5000 frames" in validator.skipped[0]["what"] and "GB" in validator.skipped[0]["why"]
 
 
-# the small images keep the exports to seconds; weights are seeded
-BACKBONES = ["resnet10t.c3_in1k", "mobilenetv4_conv_small_050.e3000_r224_in1k", "convnext_atto.d2_in1k"]
+# the small images keep the exports to seconds; weights are seeded. The first is timm's smallest ResNet.
+BACKBONES = [
+    "test_resnet.r160_in1k",
+    "resnet10t.c3_in1k",
+    "mobilenetv4_conv_small_050.e3000_r224_in1k",
+    "convnext_atto.d2_in1k",
+]
+ONE_LAYER = SMALL.replace("num_layers = 2", "num_layers = 1")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +189,9 @@ BACKBONES = ["resnet10t.c3_in1k", "mobilenetv4_conv_small_050.e3000_r224_in1k", 
 def test_other_backbones(cli: Cli, tmp_path: Path, name: str) -> None:
     """One frame, and hundreds with jumping indices; 16 bits; and every layer beside PyTorch's."""
     config, out = tmp_path / "config.toml", tmp_path / "bundle"
-    config.write_text(SMALL.replace("tests.nets:patches", name).replace("num_classes", "hidden_dim = 64\nnum_classes"))
+    config.write_text(
+        ONE_LAYER.replace("tests.nets:patches", name).replace("num_classes", "hidden_dim = 64\nnum_classes")
+    )
     made = cli("onnx", "--config", config, "--out", out)
     assert made.code == 0, made.err
     result = cli("validate", out, "--frames", "1,300", "--layers", "--video", CLIP, "--json")
@@ -238,9 +248,10 @@ def test_weights_that_are_not_here(cli: Cli, small_bundle: Path, tmp_path: Path)
     assert layers.code == errors.CheckpointError.exit_code and "--checkpoint" in layers.err
 
 
-def test_a_16_bit_bundle_is_not_typed_again(cli: Cli, small_config: Path, tmp_path: Path) -> None:
-    out = tmp_path / "fp16"
-    assert cli("onnx", "--config", small_config, "--out", out, "--precision", "fp16", "--part", "temporal").code == 0
+def test_a_16_bit_bundle_is_not_typed_again(cli: Cli, tmp_path: Path) -> None:
+    config, out = tmp_path / "config.toml", tmp_path / "fp16"
+    config.write_text(ONE_LAYER)
+    assert cli("onnx", "--config", config, "--out", out, "--precision", "fp16", "--part", "temporal").code == 0
     refused = cli("validate", out, "--backend", "bf16")
     assert refused.code == errors.UsageError.exit_code and "expected an fp32 bundle" in refused.err
     layers = cli("validate", out, "--layers", "--json")
