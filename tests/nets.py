@@ -65,8 +65,8 @@ class _Spiky(nn.Module):
 
     def __init__(self, spike: float) -> None:
         super().__init__()
-        self.project = nn.Conv2d(3, 63, 8, 8)
-        self.out = nn.Linear(64, 64)
+        self.project = nn.Conv2d(3, 48, 8, 8)
+        self.out = nn.Linear(49, 64)
         self.spike = spike
         with torch.no_grad():
             self.out.weight.mul_(10)

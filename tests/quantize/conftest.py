@@ -25,12 +25,15 @@ def clip(number: int, size: int = 40) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.clip(np.array(COLOURS[number % 6]) + np.stack(shifted), 0, 255).astype(np.uint8)
 
 
-def _bundle(folder: Path, backbone: str) -> Path:
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fp32, all parts. One product of its backbone (`backbone.out`) cannot take 8 bits with a `max` scale."""
     torch = pytest.importorskip("torch", reason="torch makes the bundles that are quantized")
     from tests.model import small
     from vtn_export.onnx.create import create_bundle
 
-    model = small.model(width=64, layers=2, window=4, classes=6, backbone=backbone)
+    folder = tmp_path_factory.mktemp("source")
+    model = small.model(width=64, layers=2, window=4, classes=6, backbone="tests.nets:spiky")
     frames = torch.from_numpy(np.stack([clip(number, 32) for number in range(6)]))
     with torch.no_grad():  # no class is favoured: the likeliest one follows the colour
         logits = model.classify(model.features(frames), torch.arange(16, dtype=torch.int32).expand(6, -1))
@@ -39,18 +42,6 @@ def _bundle(folder: Path, backbone: str) -> Path:
     torch.save({"model_state": model.state_dict()}, weights)
     create_bundle(folder / "bundle", checkpoint=weights, config=model.config)
     return folder / "bundle"
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """fp32, all parts: patches, two layers, six classes."""
-    return _bundle(tmp_path_factory.mktemp("source"), "tests.nets:patches")
-
-
-@pytest.fixture(scope="session")
-def spiky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `source`, but one product of its backbone cannot take 8 bits."""
-    return _bundle(tmp_path_factory.mktemp("spiky"), "tests.nets:spiky")
 
 
 @pytest.fixture(scope="session")

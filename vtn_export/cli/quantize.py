@@ -54,7 +54,6 @@ def command(
     from vtn_export.bundle import Bundle
     from vtn_export.evaluate.labelled import read_labelled
     from vtn_export.quantize.calibrate import METHODS, Method
-    from vtn_export.quantize.clips import FEW
     from vtn_export.quantize.create import Options, quantize
 
     if int8 == fp8:
@@ -67,8 +66,6 @@ def command(
     labelled = None if labels is None else read_labelled(labels, opened.labels())
     if labelled is not None and labelled.missing:
         note(f"no video of {len(labelled.missing)} classes: {', '.join(labelled.missing[:10])}")
-    if random_noise:
-        note("calibrating on RANDOM NOISE: the ranges are not those of real video; for trials alone")
     options = Options(
         precision="int8" if int8 else "fp8",
         calibrate=calibrate,
@@ -80,11 +77,7 @@ def command(
         frames=clip_frames,
     )
     steps = Steps()
-    found = quantize(opened, out, options, step=steps, bar=progress_bar)
-    for entry in found.clips.unreadable:
-        note(f"skipped {entry['video']}: {entry['why']}")
-    if len(found.clips) < FEW and not random_noise:
-        note(f"warning: calibrated on {len(found.clips)} clips; {FEW} or more make its ranges reliable")
+    found = quantize(opened, out, options, step=steps, bar=progress_bar, announce=note)
     if as_json:
         manifest = found.bundle.manifest
         print_json(

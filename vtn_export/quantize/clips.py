@@ -52,6 +52,15 @@ class Clips:
     def __len__(self) -> int:
         return len(self.clips)
 
+    def remarks(self) -> Iterator[str]:
+        """Lines about what the clips are not."""
+        if self.source == NOISE:
+            yield "calibrating on RANDOM NOISE: the ranges are not those of real video; for trials alone"
+        for entry in self.unreadable:
+            yield f"skipped {entry['video']}: {entry['why']}"
+        if len(self.clips) < FEW:
+            yield f"warning: calibrating on {len(self.clips)} clips; {FEW} or more make its ranges reliable"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "source": self.source,

@@ -80,9 +80,11 @@ def quantize(
     *,
     step: Step = lambda _name: nullcontext(),
     bar: Bar = lambda _what, _total: nullcontext(lambda _done: None),
+    announce: Callable[[str], None] = lambda _line: None,
 ) -> Quantized:
     """Write a quantized copy of an fp32 bundle to `out`, whole or not at all.
 
+    announce: called with what the person waiting should know about the clips, before the long work.
     Raises QuantizeError (not an fp32 bundle, nothing to quantize), CalibrationError, DatasetError, UsageError
     (--exclude), OutputError, and AccuracyError when no list of layers keeps within max_drop.
     """
@@ -91,6 +93,8 @@ def quantize(
     layers, kept = _layers(bundle, runner, options)
     with tempfile.TemporaryDirectory(prefix="vtn-quantize-") as folder:
         clips = _clips(bundle, options, Path(folder), bar)
+        for line in clips.remarks():
+            announce(line)
         golden = _golden_clip(bundle)
         largest, references = _calibrate(bundle, runner, layers, options.method, clips, golden, bar)
         candidates = Candidates(bundle, options.precision, layers, largest)
