@@ -34,6 +34,7 @@ from vtn_export.quantize.clips import Clip
 sys.path.insert(0, str(HERE.parent / "examples" / "train"))
 import shapes
 from evaluate import SHORT, heldout_clips
+from videos import write_video
 
 SCHEMA = 1
 FRAMES = SHORT[1]  # of a calibration clip
@@ -88,7 +89,7 @@ def _bundles(folder: Path, arguments: argparse.Namespace) -> dict[str, Bundle]:
     videos.mkdir()
     wanted = [precision for precision in ("int8", "fp8") if precision in arguments.precisions]
     for number in range(arguments.calibration if wanted else 0):
-        _write_video(videos / f"{number:04}.mp4", shapes.clip(_CALIBRATION_SEED + number, FRAMES).frames)
+        write_video(videos / f"{number:04}.mp4", shapes.clip(_CALIBRATION_SEED + number, FRAMES).frames)  # train split
     for precision in wanted:
         print(f"quantize to {precision} …", flush=True)
         options = ("--method", arguments.method, "--max-drop", 100)  # the loss is what is measured here
@@ -96,17 +97,6 @@ def _bundles(folder: Path, arguments: argparse.Namespace) -> dict[str, Bundle]:
             "quantize", folder / "fp32", f"--{precision}", "--calibrate", videos, *options, "--out", folder / precision
         )
     return {name: Bundle.open(folder / name) for name in ("fp32", *wanted)}
-
-
-def _write_video(path: Path, frames: Any) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "18"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def _heldout(count: int, bundle: Bundle) -> tuple[list[Clip], Any]:
