@@ -1,6 +1,7 @@
 """A real tritonserver against the number of clients, beside the session in this process.
 
-    python benchmarks/serving.py [--preset mobilenetv4_vtn] [--frames 16] [--clients 1,2,4,8,16] [--seconds 20]
+    python benchmarks/serving.py [--preset mobilenetv4_vtn] [--frames 16] [--clients 1,2,4,8,16] [--seconds 15]
+    python benchmarks/serving.py --frames 2 --clients 1,2 --seconds 2 --dry     # smallest
 
 Each client has one connection and sends its next request when the last is answered. Server, clients and model share the
 machine's processors: a client's own work (150 KB a frame to send) is in the numbers.
@@ -32,11 +33,13 @@ def main() -> None:
     parser.add_argument("--preset", default="mobilenetv4_vtn")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--clients", default="1,2,4,8,16")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--dry", action="store_true", help="print, but store nothing")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        print(f"exporting {options.preset} …", flush=True)
         create_bundle(folder / "bundle", config=options.preset)
         bundle = Bundle.open(folder / "bundle")
         crop = bundle.manifest.preprocessing.crop_size
@@ -51,7 +54,12 @@ def main() -> None:
                     measured = _crowd(server, protocol, clients, frames, options.seconds)
                     rows.append({"where": protocol, "clients": clients, **measured})
                     print(rows[-1], flush=True)
-    _store({"preset": options.preset, "frames": options.frames, "rows": rows, "context": context()})
+    result = {"preset": options.preset, "frames": options.frames, "rows": rows, "context": context()}
+    section = _section(result)
+    print(section)
+    if not options.dry:
+        store("serving", result)
+        write_section("serving", section)
 
 
 def _in_process(bundle: Bundle, frames: Any, seconds: float) -> dict[str, float]:
@@ -109,8 +117,7 @@ def _summary(latencies: list[float], seconds: float) -> dict[str, float]:
     }
 
 
-def _store(result: dict[str, Any]) -> None:
-    store("serving", result)
+def _section(result: dict[str, Any]) -> str:
     lines = [
         "## Serving (`python benchmarks/serving.py`)",
         "",
@@ -125,7 +132,7 @@ def _store(result: dict[str, Any]) -> None:
         f"| {row['p50_ms']:.0f} ms | {row['p99_ms']:.0f} ms |"
         for row in result["rows"]
     ]
-    write_section("serving", "\n".join([*lines, "", describe_context(result["context"])]))
+    return "\n".join([*lines, "", describe_context(result["context"])])
 
 
 if __name__ == "__main__":
