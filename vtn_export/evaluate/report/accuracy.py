@@ -156,7 +156,7 @@ def confusion(document: Mapping[str, Any]) -> Chart:
     support = [sum(row) for row in matrix]
     chosen = sorted(range(len(labels)), key=lambda i: (-wrong[i], -support[i], i))[:_MOST_CLASSES]
     chosen = sorted(chosen)
-    names, places = [text(shortened(labels[i], 22)) for i in chosen], list(range(len(chosen)))
+    names, places = [text(shortened(labels[i], 20)) for i in chosen], list(range(len(chosen)))
     shares = [[100 * matrix[i][j] / support[i] if support[i] else 0 for j in chosen] for i in chosen]
     trace = go.Heatmap(
         z=shares,
@@ -166,7 +166,7 @@ def confusion(document: Mapping[str, Any]) -> Chart:
         colorscale=[[0, "#ffffff"], [1, COLORS[0]]],
         zmin=0,
         zmax=100,
-        colorbar={"title": {"text": "%"}, "thickness": 10},
+        showscale=False,  # a phone has no room for it, and hovering says the number
         hovertemplate="%{customdata[1]} → %{customdata[2]}: %{z:.0f} % (%{customdata[0]} videos)<extra></extra>",
     )
     made = figure([trace], "predicted", "label")
@@ -174,5 +174,6 @@ def confusion(document: Mapping[str, Any]) -> Chart:
     made.update_xaxes(**ticks, tickangle=-60)
     made.update_yaxes(**ticks, autorange="reversed")
     left_out = len(labels) - len(chosen)
-    note = f"The {len(chosen)} classes that are confused most, of {len(labels)}." if left_out else ""
+    note = "Shares of a label's videos: white is none, full blue is all of them."
+    note += f" The {len(chosen)} classes that are confused most, of {len(labels)}." if left_out else ""
     return Chart("confusion", "Confusion matrix", made, height=min(900, 240 + 16 * len(chosen)), note=note)
