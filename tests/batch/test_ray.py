@@ -23,7 +23,10 @@ from vtn_export.batch.stage import Outcome
 from vtn_export.bundle import Bundle
 
 STORE = 200 << 20  # bytes of a node's object store
-NO_MEMORY_KILLER = {"RAY_memory_monitor_refresh_ms": "0"}  # other programs' memory is not ours to be killed for
+SETTINGS = {
+    "RAY_memory_monitor_refresh_ms": "0",  # other programs' memory is not ours to be killed for
+    "RAY_worker_niceness": "0",  # 15 by default: starved where tests share the processors
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ.update(NO_MEMORY_KILLER)
+    os.environ.update(SETTINGS)
     made = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
