@@ -87,7 +87,7 @@ def train_encoder(
             while step < stage.steps:
                 rate = min(1.0, (step + 1) / 50) * (0.55 + 0.45 * np.cos(np.pi * step / stage.steps))
                 for group in optimizer.param_groups:
-                    group["lr"] = stage.learning_rate * rate
+                    group["lr"] = float(stage.learning_rate * rate)
                 rng = np.random.default_rng([settings.seed, 17, stage.number, step])
                 sums += _learn(
                     model, every, optimizer, _batch(rng, data, directions, settings.clips_a_batch, stage.frames)
