@@ -149,7 +149,8 @@ class Manifest:
                 raise ValueError("backbone_fingerprint")
             quantization = data.get("quantization")
             if (precision in QUANTIZED_PRECISIONS) != isinstance(quantization, dict):
-                raise ValueError(f"precision {precision!r}, quantization {type(quantization).__name__}")
+                lacks = "with" if precision not in QUANTIZED_PRECISIONS else "without"
+                raise ValueError(f"precision {precision!r} {lacks} a quantization record")
             return cls(
                 name=str(data["name"]),
                 precision=cast(Precision, precision),

@@ -23,8 +23,13 @@ _LARGEST = (1 << 31) - (1 << 20)  # of one protobuf message
 def write_cpu_form(bundle: Bundle, folder: Path | None = None) -> list[Path]:
     """Write every part's graph and record into `folder` (default: the bundle's `openvino`). Returns the graphs.
 
-    Graph first, record last, each in one step. Raises BundleError (a graph over 2 GB), OutputError.
+    Graph first, record last, each in one step. Raises BundleError (int8, which OpenVINO computes otherwise than an
+    engine does: backends.py; a graph over 2 GB), OutputError.
     """
+    if bundle.manifest.precision == "int8":
+        raise BundleError(
+            f"bundle {bundle.path}: got int8, whose Q/DQ OpenVINO places anew; export the fp32 bundle for the CPU"
+        )
     folder = folder or bundle.path / FOLDER
     return [_write(bundle, part, folder) for part in bundle.manifest.graphs]
 

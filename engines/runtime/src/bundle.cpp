@@ -162,9 +162,15 @@ Manifest read_manifest(const std::string& text, const std::string& where) {
         manifest.name = string(at(data, "name"), "name");
         manifest.precision = string(at(data, "precision"), "precision");
         const std::string type = string(at(data, "input_type"), "input_type");
-        const bool known = manifest.precision == "fp32" || manifest.precision == "fp16" || manifest.precision == "bf16";
+        const bool quantized = manifest.precision == "int8" || manifest.precision == "fp8";
+        const bool known =
+            quantized || manifest.precision == "fp32" || manifest.precision == "fp16" || manifest.precision == "bf16";
         if (!known || (type != "uint8" && type != "float32")) {
             throw Malformed("precision '" + manifest.precision + "', input type '" + type + "'");
+        }
+        if (quantized != (data.contains("quantization") && data["quantization"].is_object())) {
+            throw Malformed("precision '" + manifest.precision + "' " + (quantized ? "without" : "with") +
+                            " a quantization record");
         }
         manifest.input_type = type == "uint8" ? InputType::uint8 : InputType::float32;
         manifest.preprocessing = preprocessing(at(data, "preprocessing"), where);

@@ -134,6 +134,11 @@ bool has_openvino() {
 }
 
 std::unique_ptr<Executor> make_openvino(const Bundle& bundle, Part part, const Options& options) {
+    if (bundle.manifest.precision == "int8") {  // vtn_export/backends.py has the figures
+        throw Error(VTN_ERROR_BACKEND, "openvino: bundle " + bundle.path +
+                                           " is int8, whose Q/DQ it places anew: its numbers are not the engine's; "
+                                           "use TensorRT, or the fp32 bundle");
+    }
     const std::string graph = inlined_graph(bundle, part);
     try {
         static ov::Core core;
