@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo train test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean test-libvtn fuzz
+.PHONY: help demo train eval-shapes test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean test-libvtn fuzz
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ $(TEST_STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
 	$(PIP) --no-deps nvidia-pytriton==0.7.0  # the tritonserver program; its own pins are not wanted here
 	@touch $@ $(DEMO_STAMP)
 
-demo: $(DEMO_STAMP) ## Export a small VTN, validate it, classify a real video in three ways
+demo: $(DEMO_STAMP) ## Compose clips, export a small trained VTN, validate it, name what happens in three ways
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: lint unit ## Lint, types and tests (under 20 minutes once packages are in)
@@ -51,9 +51,14 @@ format: $(TEST_STAMP) ## Format Python sources
 test-kernels: $(TEST_STAMP) ## Every kernel, three factors at a time (up to an hour)
 	$(BIN)/python -m pytest -m slow tests/plugins --ignore tests/plugins/test_cuda12.py
 
-train: $(TEST_STAMP) ## Train the moving-shapes model (about an hour), then evaluate it on held-out clips
+train: $(TEST_STAMP) ## Train the moving-shapes model (under an hour), evaluate it, put it into the package
 	$(BIN)/python examples/train/train.py --out runs/shapes
-	$(BIN)/python examples/train/train.py --out runs/shapes --evaluate
+	$(BIN)/python examples/train/evaluate.py --out runs/shapes
+	$(BIN)/python examples/train/dilation.py --out runs/shapes
+	$(BIN)/python examples/train/ship.py --out runs/shapes
+
+eval-shapes: $(TEST_STAMP) ## Evaluate the shipped moving-shapes weights on 1,120 held-out clips again (minutes)
+	$(BIN)/python examples/train/ship.py
 
 test-cuda12: $(TEST_STAMP) ## The plugin's sources compiled for SM 8.7 with CUDA 12.6 (a minute)
 	@bash .ci/system.sh cuda12
@@ -76,7 +81,7 @@ test-triton: $(TEST_STAMP) ## 64 clients against the real tritonserver for five 
 test-benchmarks: $(TEST_STAMP) ## Every benchmark at its smallest size (minutes)
 	$(BIN)/python -m pytest -m slow tests/benchmarks
 
-test-libvtn: $(TEST_STAMP) ## libvtn under TSan, and its Jetson build under qemu (minutes)
+test-libvtn: $(TEST_STAMP) ## libvtn under TSan, its Jetson build under qemu, the SDK for two targets (minutes)
 	$(BIN)/python -m pytest -m slow tests/runtime/libvtn
 
 fuzz: $(TEST_STAMP) ## libFuzzer on libvtn's manifest reader and C ABI (10 minutes each; VTN_FUZZ_SECONDS)

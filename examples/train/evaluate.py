@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vtn_export.model.checkpoint import load, random_model
+from vtn_export.model.dense import use_dense_attention
 from vtn_export.model.vtn import VTN
 
 PRESET = "moving_shapes"
@@ -67,7 +68,7 @@ def evaluate(model: VTN, counts: dict[str, int], watch: Watch = lambda clips, to
     `shuffled_way_kept`: of the six direction classes, how often the right one beats its opposite (clockwise against
     anticlockwise) once frames are shuffled; chance is a half. Which axis a shape moved along needs no order.
     """
-    model.eval()
+    model = use_dense_attention(model).eval()
     singles = SingleFrames.trained(model)
     result: dict[str, Any] = {}
     for name, count in counts.items():
@@ -130,7 +131,7 @@ class SingleFrames:
         seen = [shapes.clip(number, 8) for number in range(clips)]
         inputs = torch.cat([features(model, shapes.model_frames(clip.frames))[0] for clip in seen])[:, None]
         labels = torch.tensor([clip.label for clip in seen]).repeat_interleave(8)
-        fresh = random_model(model.config, seed=1)
+        fresh = use_dense_attention(random_model(model.config, seed=1))
         optimizer = torch.optim.AdamW([*fresh.temporal_encoder.parameters(), *fresh.mlp_head.parameters()], lr=1e-3)
         generator = torch.Generator().manual_seed(0)
         for _ in range(steps):
