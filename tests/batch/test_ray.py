@@ -33,20 +33,37 @@ SETTINGS = {
 def cluster() -> Iterator[Any]:
     """A head without processors for tasks, so that it is never what is killed, and two nodes."""
     import ray
-    from ray.cluster_utils import Cluster
 
     os.environ.update(SETTINGS)
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
-    )
-    for _ in range(2):
-        made.add_node(num_cpus=2, object_store_memory=STORE)
-    made.wait_for_nodes()
+    for left in (2, 1, 0):
+        try:
+            made = new_cluster()
+            break
+        except Exception:  # Ray gives a node 30 s to start, whatever else the machine has to do
+            ray.shutdown()
+            if not left:
+                raise
     ray.init(made.address, log_to_driver=False, logging_level="ERROR")
     yield made
     ray.shutdown()
     made.shutdown()
+
+
+def new_cluster() -> Any:
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
+    )
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=2, object_store_memory=STORE)
+        made.wait_for_nodes()
+    except Exception:
+        made.shutdown()
+        raise
+    return made
 
 
 def options(**changes: Any) -> BatchOptions:

@@ -183,7 +183,7 @@ class Crowd:
 
     def _cut(self, connection: Any, generator: random.Random) -> None:
         """A connection that ends in the middle of a request, or before its answer."""
-        host, port = self.server.http.split(":")
+        host, port = generator.choice([self.server.http, self.server.grpc]).split(":")
         body = os.urandom(20_000)
         with socket.create_connection((host, int(port)), timeout=30) as plain:
             length = f"Content-Length: {2 * len(body)}"

@@ -32,7 +32,7 @@ def started(bundle: Bundle, folder: Path, form: Form) -> TritonServer:
     return TritonServer(folder / form)
 
 
-@pytest.fixture(scope="module", params=["full", "ensemble"])
+@pytest.fixture(scope="session", params=["full", "ensemble"])
 def server(
     request: pytest.FixtureRequest, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonServer]:
@@ -40,7 +40,7 @@ def server(
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stream_server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     with started(bundle, tmp_path_factory.mktemp("repository"), "stream") as running:
         yield running

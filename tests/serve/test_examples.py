@@ -6,10 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.clihelp import Cli
-from tests.serve.conftest import started
 from vtn_export.bundle import Bundle
 from vtn_export.serve.server import TritonServer
 from vtn_export.video import shipped_clip
@@ -23,13 +20,11 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("form", ["full", "ensemble"])
-def test_classify(cli: Cli, bundle: Bundle, tmp_path: Path, form: str) -> None:
+def test_classify(cli: Cli, bundle: Bundle, server: TritonServer) -> None:
     want = [entry["label"] for entry in cli("run", bundle.path, shipped_clip(), "--json").json["top"]]
-    with started(bundle, tmp_path, form) as server:  # type: ignore[arg-type]
-        for options in (["--url", server.http], ["--grpc", "--url", server.grpc]):
-            lines = run(EXAMPLES / "classify.py", bundle.path, shipped_clip(), *options).splitlines()
-            assert [line.split("  ")[1] for line in lines] == want
+    for options in (["--url", server.http], ["--grpc", "--url", server.grpc]):
+        lines = run(EXAMPLES / "classify.py", bundle.path, shipped_clip(), *options).splitlines()
+        assert [line.split("  ")[1] for line in lines] == want
 
 
 def test_camera(stream_server: TritonServer, bundle: Bundle) -> None:

@@ -115,6 +115,29 @@ def test_cameras_are_sequences(stream_server: TritonServer, bundle: Bundle) -> N
         assert np.abs(np.array(got[name]) - np.array(want)).max() <= 1e-5
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_cameras_mistake_costs_it_nothing(stream_server: TritonServer, bundle: Bundle, protocol: str) -> None:
+    connection, frames = client(stream_server, protocol), clip(6, seed=3)[FRAMES]
+    name = 31 if protocol == "http" else 32
+    assert (
+        infer(connection, {FRAMES: frames[:, :2].copy()}, sequence_id=name, sequence_start=True).as_numpy(LOGITS).size
+        == 0
+    )
+    for wrong, text in (
+        (frames[..., :2].copy(), "shape"),
+        (frames.astype(np.float32), "FP32"),
+        (clip(201)[FRAMES], "at most 200"),
+        (np.concatenate([frames, frames]), "batch"),
+    ):
+        with pytest.raises(InferenceServerException) as refused:
+            infer(connection, {FRAMES: wrong}, sequence_id=name)
+        assert text in str(refused.value) and "Traceback" not in str(refused.value), refused.value
+    answer = infer(connection, {FRAMES: frames[:, 2:].copy()}, sequence_id=name, sequence_end=True)
+    want = _windows(bundle, frames[0], 10, 3)
+    assert answer.as_numpy("last_frame_index").tolist() == [[2, 5]]
+    assert np.abs(answer.as_numpy(LOGITS)[0] - np.array(want)).max() <= 1e-5
+
+
 def test_a_camera_that_ended_or_fell_silent_must_start_again(stream_server: TritonServer) -> None:
     connection, frames = client(stream_server, "grpc"), {FRAMES: clip(4)[FRAMES]}
     infer(connection, frames, sequence_id=21, sequence_start=True)

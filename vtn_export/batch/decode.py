@@ -62,6 +62,15 @@ class Died:
     begun: bool
 
 
+def weight(death: Died) -> int:
+    """In parts of ATTEMPTS · STARTS, the most there may be of one video."""
+    return STARTS if death.begun else ATTEMPTS
+
+
+def died_too_often(name: str) -> str:
+    return f"video {' '.join(name.split())}: its decoder died {ATTEMPTS} times (killed, or out of memory)"
+
+
 Event = Begun | Frames | Ended | Failed | Died
 Decoder = Callable[[str, DecodeSettings], Iterator[Event]]
 
@@ -175,6 +184,22 @@ class DecodePool:
                 slot.name = None
             found.append((name, event))
         return found
+
+    def attempts(self, name: str, path: str) -> Iterator[Event]:
+        """One video on an idle pool. After `Died` it comes anew; a video whose decoder died too often ends `Failed`."""
+        deaths = 0
+        self.give(name, path)
+        while True:
+            for _, event in self.events():
+                if isinstance(event, Died):
+                    deaths += weight(event)
+                    if deaths >= ATTEMPTS * STARTS:
+                        yield Failed(died_too_often(name))
+                        return
+                    self.give(name, path)
+                yield event
+                if isinstance(event, (Ended, Failed)):
+                    return
 
     def close(self) -> None:
         for slot in self._slots:

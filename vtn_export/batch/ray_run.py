@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -18,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from vtn_export.backends import Sessions
-from vtn_export.batch.decode import Decoder, DecodeSettings, Ended, Failed, Frames
+from vtn_export.batch.decode import DecodePool, Decoder, DecodeSettings, Died, Ended, Failed, Frames
 from vtn_export.batch.features import FOLDER, read_features, write_features
 from vtn_export.batch.inputs import Listing
-from vtn_export.batch.stage import Outcome, Stage
+from vtn_export.batch.ray_cluster import last_line
+from vtn_export.batch.stage import Outcome, Stage, one_line
 from vtn_export.bundle import Bundle
 from vtn_export.deps import require
 from vtn_export.errors import BackendError
-from vtn_export.runtime.session import available_cpus
+from vtn_export.spec import Array
 
 # names of one Ray dataset: what the driver and the object store hold of the list at a time
 SEGMENT = 20_000
@@ -34,41 +34,19 @@ SEGMENT = 20_000
 MAX_ROW_FRAMES = 1024
 
 
-def connect(address: str, actors: int) -> None:
-    """Join a cluster, or with `auto` the one that runs here, else start one. Raises BackendError and
-    MissingDependencyError."""
-    require("ray.data")
-    ray = require("ray")
-    try:
-        if ray.is_initialized():
-            pass
-        elif address == "auto":
-            try:
-                ray.init("auto", log_to_driver=False, logging_level="ERROR")
-            except ConnectionError:
-                # sessions come on top of the decoders, as on one machine without Ray
-                processors = available_cpus() + actors
-                ray.init(num_cpus=processors, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        else:
-            _require_answer(address)
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray's own errors have no common base
-        text = " ".join(str(error).split())[:160]
-        raise BackendError(f"--ray {address}: no cluster answers ({text}); start one with `ray start --head`") from None
-    processors = int(ray.cluster_resources().get("CPU", 0))
-    if processors < actors + 1:  # the sessions would hold them all and wait for a decoder for ever
-        raise BackendError(
-            f"--ray {address}: got a cluster of {processors} processors, expected at least {actors + 1}: "
-            f"one a session (--actors {actors}) and one to decode; add a node"
-        )
+_pools: list[tuple[DecodeSettings, Decoder, DecodePool]] = []  # of this Ray worker: one at most
 
 
-def _require_answer(address: str) -> None:
-    """Raise OSError or ValueError unless something listens there: Ray itself ends the process when nothing does."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host:
-        raise ValueError("expected `auto` or HOST:PORT")
-    socket.create_connection((host, int(port)), timeout=10).close()
+def _pool(settings: DecodeSettings, decoder: Decoder) -> DecodePool:
+    """A decode process of this Ray worker's own, kept from task to task.
+
+    Ray Data runs a task whose worker died again for ever: a video that kills its decoder must not kill the worker.
+    """
+    if not _pools or _pools[0][:2] != (settings, decoder):
+        for *_, old in _pools:
+            old.close()
+        _pools[:] = [(settings, decoder, DecodePool(1, settings, decoder))]
+    return _pools[0][2]
 
 
 class _Decode:
@@ -82,12 +60,21 @@ class _Decode:
             yield _table([self._row(name, os.fsdecode(path))])
 
     def _row(self, name: str, path: str) -> dict[str, Any]:
+        try:
+            return self._decoded(name, path)
+        except Exception as error:  # memory for a video's frames, say: its row, not its block's
+            return {"name": name, "whole": True, "error": f"unexpected {type(error).__name__}: {one_line(error)}"}
+
+    def _decoded(self, name: str, path: str) -> dict[str, Any]:
         row: dict[str, Any] = {"name": name, "path": os.fsencode(path)}
         if self.settings.frames is None or self.settings.frames > MAX_ROW_FRAMES:
             return row | {"whole": False}
-        frames, indices = [], []
-        for event in self.decoder(path, self.settings):
-            if isinstance(event, Frames):
+        frames: list[Array] = []
+        indices: list[Array] = []
+        for event in _pool(self.settings, self.decoder).attempts(name, path):
+            if isinstance(event, Died):
+                frames, indices = [], []
+            elif isinstance(event, Frames):
                 frames.append(event.frames)
                 indices.append(event.frame_index)
             elif isinstance(event, Failed):
@@ -114,6 +101,12 @@ class _Classify:
         self.stage = Stage(sessions, options.mode, options.chunk, options.features)
 
     def __call__(self, batch: Any) -> Any:
+        try:
+            return _results(self._classify(batch))
+        except Exception as error:  # a full disk, a bug: Ray would drop the block and go on to the next
+            return _results([], f"{type(error).__name__}: {one_line(error)}")
+
+    def _classify(self, batch: Any) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for row in batch.to_pylist():
             outcomes += self._archive(row) if self.options.mode == "features" else self._video(row)
@@ -125,7 +118,7 @@ class _Classify:
                 replace(outcome, features=None, features_file=name) if outcome.features is not None else outcome
                 for outcome in outcomes
             ]
-        return _results(outcomes)
+        return outcomes
 
     def _video(self, row: dict[str, Any]) -> list[Outcome]:
         name = row["name"]
@@ -139,8 +132,10 @@ class _Classify:
 
     def _stream(self, name: str, path: str) -> list[Outcome]:
         found: list[Outcome] = []
-        for event in self.decoder(path, self.settings):
-            if isinstance(event, Frames):
+        for event in _pool(self.settings, self.decoder).attempts(name, path):
+            if isinstance(event, Died):
+                self.stage.drop(name)
+            elif isinstance(event, Frames):
                 found += self.stage.feed(name, event.frames, event.frame_index)
             elif isinstance(event, Ended):
                 found += self.stage.end(name, event.content_sha256, event.seconds)
@@ -161,7 +156,7 @@ class _Classify:
 def classify_on_ray(
     bundle: Bundle, listing: Listing, archive: Path, out: Path, options: Any, decoder: Decoder
 ) -> Iterator[Outcome]:
-    """Outcomes of everything in the listing that is to do. `connect` first. Paths must be the same on every node."""
+    """Outcomes of everything in the listing to do, after `ray_cluster.connect`. Every node has the same paths."""
     ray = require("ray")
     require("ray.data")
     context = ray.data.DataContext.get_current()
@@ -176,13 +171,13 @@ def classify_on_ray(
         left = {name for row in segment for name in (row.get("names") or [row["name"]])}
         # A video that kills its worker every time takes its block with it: the second pass gives each a block of its
         # own, so that only that video is lost.
-        for blocks in (min(len(segment), 4 * options.workers), len(segment)):
+        for blocks, alone in ((min(len(segment), 4 * options.workers), False), (len(segment), True)):
             todo = [row for row in segment if not left.isdisjoint(row.get("names") or [row["name"]])]
             if not todo:
                 break
             data = ray.data.from_arrow(_table(todo)).repartition(min(blocks, len(todo)))
             try:
-                for table in _stages(data, settings, arguments).iter_batches(
+                for table in _stages(data, settings, arguments, alone).iter_batches(
                     batch_size=None, batch_format="pyarrow", prefetch_batches=1
                 ):
                     for outcome in _outcomes(table):
@@ -190,14 +185,17 @@ def classify_on_ray(
                             left.remove(outcome.name)
                             yield outcome
             except ray.exceptions.RayError as error:
-                text = " ".join(str(error).split())[-200:]
-                raise BackendError(f"--ray: the cluster gave up ({text}); go on with --resume") from None
+                raise BackendError(f"--ray: the cluster gave up ({last_line(error)}); go on with --resume") from None
         for name in sorted(left):
-            yield Outcome(name, error=f"video {name}: its worker died every time (killed, or out of memory)")
+            text = f"video {' '.join(name.split())}: its worker died every time (killed, or out of memory)"
+            yield Outcome(name, error=text)
 
 
-def _stages(data: Any, settings: DecodeSettings, arguments: tuple[str, Any, Decoder, str]) -> Any:
-    """Decode tasks, then the actors; Ray holds a stage back while the next is behind."""
+def _stages(data: Any, settings: DecodeSettings, arguments: tuple[str, Any, Decoder, str], alone: bool) -> Any:
+    """Decode tasks, then the actors; Ray holds a stage back while the next is behind.
+
+    alone: no video waits in an actor behind another, whose death would count as its own.
+    """
     ray = require("ray")
     options, decoder, videos = arguments[1], arguments[2], 1
     if options.mode != "features":
@@ -213,9 +211,9 @@ def _stages(data: Any, settings: DecodeSettings, arguments: tuple[str, Any, Deco
     return data.map_batches(
         _Classify,
         fn_constructor_args=arguments,
-        batch_size=videos,
+        batch_size=1 if alone else videos,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=options.actors),
+        compute=ray.data.ActorPoolStrategy(size=options.actors, max_tasks_in_flight_per_actor=1 if alone else None),
         **({"num_gpus": 1} if options.backend == "trt" else {"num_cpus": 1}),
     )
 
@@ -258,7 +256,8 @@ def _table(rows: list[dict[str, Any]]) -> Any:
     return arrow.Table.from_pylist(rows, schema=arrow.schema(list(fields.items())))
 
 
-def _results(outcomes: list[Outcome]) -> Any:
+def _results(outcomes: list[Outcome], fatal: str | None = None) -> Any:
+    """Outcomes as Arrow; `fatal`: what no video is to blame for, and the run has to end with."""
     arrow = require("pyarrow")
     stages = ("decode", "backbone", "temporal", "full")
     fields = {
@@ -282,11 +281,16 @@ def _results(outcomes: list[Outcome]) -> Any:
         }
         for outcome in outcomes
     ]
-    return arrow.Table.from_pylist(rows, schema=arrow.schema(list(fields.items())))
+    if fatal is not None:
+        rows.append({"fatal": fatal})
+    return arrow.Table.from_pylist(rows, schema=arrow.schema([*fields.items(), ("fatal", arrow.string())]))
 
 
 def _outcomes(table: Any) -> Iterator[Outcome]:
+    """Raises BackendError for a fatal row."""
     for row in table.to_pylist():
+        if row["fatal"] is not None:
+            raise BackendError(f"--ray: a worker failed ({row['fatal']}); go on with --resume")
         yield Outcome(
             row["name"],
             row["digest"],

@@ -19,6 +19,8 @@ from vtn_export.batch.decode import (
     Failed,
     Frames,
     decode_video,
+    died_too_often,
+    weight,
 )
 from vtn_export.batch.features import FOLDER, read_features
 from vtn_export.batch.inputs import Listing, list_inputs
@@ -94,10 +96,14 @@ def run_batch(
         stage = None if remote else Stage(sessions, options.mode, options.chunk, options.features)
         listing.add(_archived(archive, bundle) if options.mode == "features" else list_inputs(inputs))
         if options.ray is not None:
-            from vtn_export.batch.ray_run import connect
+            from vtn_export.batch.ray_cluster import connect
 
             connect(options.ray, options.actors)  # before anything is written
         with open_results(out, record, options.resume):
+            if options.ray is not None:
+                from vtn_export.batch.ray_cluster import require_nodes
+
+                require_nodes(bundle, decoder, out)
             listing.mark_done(read_column(out, "input"))
             writer = Writer(
                 out,
@@ -155,7 +161,7 @@ def _outcomes(
 def classify_videos(todo: Iterator[tuple[str, str]], pool: DecodePool, stage: Stage) -> Iterator[Outcome]:
     """Outcomes of (name, path) pairs, as they complete."""
     paths: dict[str, str] = {}  # of the videos under way
-    deaths: dict[str, int] = {}  # in parts of the most there may be: ATTEMPTS · STARTS
+    deaths: dict[str, int] = {}
     again: list[str] = []
     todo = iter(todo)
     while True:
@@ -183,12 +189,11 @@ def classify_videos(todo: Iterator[tuple[str, str]], pool: DecodePool, stage: St
                 yield Outcome(name, event.content_sha256, error=event.error)
             elif isinstance(event, Died):
                 stage.drop(name)
-                deaths[name] = deaths.get(name, 0) + (STARTS if event.begun else ATTEMPTS)
+                deaths[name] = deaths.get(name, 0) + weight(event)
                 if deaths[name] < ATTEMPTS * STARTS:
                     again.append(name)
                     continue
-                text = f"video {' '.join(name.split())}: its decoder died {ATTEMPTS} times (killed, or out of memory)"
-                yield Outcome(name, error=text)
+                yield Outcome(name, error=died_too_often(name))
             del paths[name]
             deaths.pop(name, None)
     yield from stage.flush()

@@ -12,6 +12,7 @@ import numpy as np
 from vtn_export.backends import Backend, Sessions
 from vtn_export.bundle import Bundle
 from vtn_export.errors import ShapeError, VtnError
+from vtn_export.serve.config import WARMUP_FRAMES
 from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, LOGITS, Array, Part, check_inputs
 
 Answer = dict[str, Array] | str  # outputs by name, or the error
@@ -43,10 +44,22 @@ def make_endpoint(folder: Path, parameters: Mapping[str, str]) -> Endpoint:
     if role == "stream":
         from vtn_export.serve.cameras import Cameras
 
+        _warm_up(sessions)
         return Cameras(sessions, parameters)
     if role == "backbone":
         return BackboneEndpoint(sessions, int(parameters["max_frames"]), int(parameters["chunk"]))
     return ClipEndpoint(sessions, cast(Part, role), int(parameters["max_frames"]))
+
+
+def _warm_up(sessions: Sessions) -> None:
+    """What config.pbtxt's model_warmup does for the other forms; its requests belong to no camera."""
+    pixels = sessions["backbone"].spec.inputs[0]
+    shape = [WARMUP_FRAMES, *(int(axis) for axis in pixels.shape[1:])]
+    features = sessions["backbone"].run({FRAMES: np.zeros(shape, pixels.dtype)})[FEATURES]
+    index = np.arange(WARMUP_FRAMES, dtype=np.int32)[None]
+    sessions["temporal"].run(
+        {FEATURES: features[None], FRAME_INDEX: index, LENGTHS: np.array([WARMUP_FRAMES], np.int32)}
+    )
 
 
 class ClipEndpoint:
