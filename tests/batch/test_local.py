@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -189,22 +190,21 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def test_an_unreadable_folder_is_one_line(archive: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "videos" / "closed"
-    folder.mkdir(parents=True)
-    folder.chmod(0)
-    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        path.chmod(0o711)
-    tmp_path.chmod(0o755)
+def test_an_unreadable_folder_is_one_line() -> None:
     user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)  # root may read everything
-    try:
-        with pytest.raises(errors.UsageError, match="closed: Permission denied"):
-            list(list_inputs(str(tmp_path / "videos")))
-    finally:
-        os.seteuid(user)
-        folder.chmod(0o755)
+    # not tmp_path, whose parents are closed to the user that root becomes here
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "closed"
+        folder.mkdir(0)
+        Path(name).chmod(0o755)
+        if user == 0:
+            os.seteuid(65534)  # root may read everything
+        try:
+            with pytest.raises(errors.UsageError, match="closed: Permission denied"):
+                list(list_inputs(name))
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)
 
 
 def test_mode_full_refuses_a_video_before_it_is_held(

@@ -13,6 +13,8 @@ import torch
 from tests.clihelp import Cli
 from vtn_export import errors
 from vtn_export.bundle import Bundle
+from vtn_export.cli import main
+from vtn_export.cli.main import VERBS, verb
 from vtn_export.model.checkpoint import random_model
 from vtn_export.video import shipped_clip
 
@@ -244,3 +246,15 @@ def test_errors_are_json_too(cli: Cli, tmp_path: Path) -> None:
     result = cli("inspect", tmp_path / "none", "--json")
     assert result.json["exit_code"] == errors.BundleError.exit_code
     assert "no such folder" in result.json["error"]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_says_in_the_list_what_its_help_says(name: str) -> None:
+    assert " ".join((verb(name).help or "").split("\n\n")[0].split()) == VERBS[name]
+
+
+def test_every_file_of_a_verb_is_listed(cli: Cli) -> None:
+    folder = Path(main.__file__).parent
+    verbs = {path.stem for path in folder.glob("*.py") if "@reported" in path.read_text()}
+    assert verbs == set(VERBS)
+    assert cli("nosuch").code == 2 and cli("--help").code == 0

@@ -45,7 +45,7 @@ class Seen:
     def logits(self, features: Any) -> Any:
         inputs = {
             FEATURES: features[None],
-            FRAME_INDEX: np.arange(len(features))[None],
+            FRAME_INDEX: np.arange(len(features), dtype=np.int32)[None],
             LENGTHS: np.array([len(features)], np.int32),
         }
         return self.sessions["temporal"].run(inputs)[LOGITS][0]

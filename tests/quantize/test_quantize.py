@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 from tests.clihelp import Cli
-from tests.quantize.conftest import labelled
+from tests.quantize.conftest import clip, labelled
 from tests.test_bundle import snapshot
-from tests.video.make import flat_frames, write
+from tests.video.make import write
 from vtn_export.backends import Sessions
 from vtn_export.bundle import MANIFEST, Bundle
 from vtn_export.errors import CalibrationError, DatasetError, QuantizeError, UsageError, VideoError
@@ -109,11 +109,13 @@ def test_the_gate_restores_what_8_bits_ruin(
     done = cli("quantize", source, "--int8", "--calibrate", videos, "--out", out, "--json", *more)
     assert done.code == 0, done.err
     record = done.json["quantization"]
-    restored = [entry["layer"] for entry in record["kept"] if entry["reason"].startswith("restored")]
-    assert restored == ["backbone.out/Gemm"]
-    assert record["sensitivity"][0]["layer"] == "backbone.out/Gemm"
-    assert len(record["sensitivity"]) == len(record["layers"]) + 1
-    assert record["accuracy"]["attempts"][0]["drop"] > 1 >= record["accuracy"]["drop"]
+    restored = {entry["layer"] for entry in record["kept"] if entry["reason"].startswith("restored")}
+    ranked = [entry["layer"] for entry in record["sensitivity"]]
+    assert ranked[0] == "backbone.out/Gemm" and restored == set(ranked[: len(restored)])
+    assert len(ranked) == len(record["layers"]) + len(restored)
+    drops = {attempt["restored"]: attempt["drop"] for attempt in record["accuracy"]["attempts"]}
+    assert drops[0] > 50 and drops[1] < drops[0] / 2  # the one layer that 8 bits ruin is most of it
+    assert drops[len(restored)] == record["accuracy"]["drop"] <= 1 < drops[len(restored) - 1]
     assert record["accuracy"]["measure"].startswith("top-1 on labelled" if by_labels else "top-1 agreement")
     if by_labels:
         missing = json.loads((out / MANIFEST).read_text())["quantization"]["accuracy"]
@@ -155,7 +157,7 @@ def test_bad_input_is_one_line(cli: Cli, source: Path, int8: Path, videos: Path,
     few = tmp_path / "few"
     few.mkdir()
     for number in range(7):
-        write(few / f"{number}.mp4", flat_frames(31, 40, 40))  # a frame short of two clips each
+        write(few / f"{number}.mp4", np.tile(clip(number), (2, 1, 1, 1))[:31])  # a frame short of two clips each
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "a.mp4").write_bytes(b"no video" * 99)
@@ -202,7 +204,7 @@ def test_a_broken_calibration_video_is_skipped_and_named(cli: Cli, source: Path,
 def test_clips_are_windows_of_long_videos(source: Path, tmp_path: Path) -> None:
     from vtn_export.quantize.clips import list_videos, read_clips
 
-    video = write(tmp_path / "long.mp4", flat_frames(16 * 9 + 5, 40, 40))
+    video = write(tmp_path / "long.mp4", np.tile(clip(0), (10, 1, 1, 1))[: 16 * 9 + 5])
     bundle = Bundle.open(source)
     clips = read_clips(bundle, list_videos(video), tmp_path, frames=4)
     assert len(clips) == 9 and all(clip.frames.shape == (4, 32, 32, 3) for clip in clips)

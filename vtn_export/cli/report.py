@@ -45,7 +45,7 @@ def command(
     ] = 32,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML file: accuracy, latency, memory, roofline, layers, engines, a sample video.
+    """Write one self-contained HTML file: accuracy, latency, memory, roofline, layers, engines, a video.
 
     It loads nothing from anywhere and opens on a phone.
     """
