@@ -43,14 +43,12 @@ def test_each_is_needed(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("capability", [80, 75])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "capability"),
+    [(d, c) for c in (80, 75) for d in DTYPES if (d, c) != ("bf16", 75)],  # refused on SM 7.5
+)
 def test_each_is_needed_in_every_kernel(dtype: str, capability: int) -> None:
     """The shortest problem that each kernel of a type is chosen for and goes round its loops in."""
-    if (dtype, capability) == ("bf16", 75):
-        pytest.skip("bfloat16 is refused on SM 7.5")
-    if (dtype, capability) == ("bf16", 75):
-        pytest.skip("bfloat16 is refused on SM 7.5")
     reached = set()
     for head_dim in (32, 64, 80, 96, 128):
         for window, dilation, sequence in (
@@ -64,5 +62,4 @@ def test_each_is_needed_in_every_kernel(dtype: str, capability: int) -> None:
                 reached.add(launch.kernel)
                 check_each_is_needed(problem)
     # SM 7.5 has too little shared memory for some
-    # SM 7.5 has too little shared memory for some
-    assert len(reached) == (5 if dtype == "fp32" else 24 if capability == 80 else 16), sorted(reached)
+    assert len(reached) == (5 if dtype == "fp32" else 24 if capability == 80 else 18), sorted(reached)
