@@ -85,7 +85,7 @@ test-libvtn: $(TEST_STAMP) ## libvtn under TSan, its Jetson build under qemu, th
 	$(BIN)/python -m pytest -m slow tests/runtime/libvtn
 
 fuzz: $(TEST_STAMP) ## libFuzzer on libvtn's manifest reader and C ABI (10 minutes each; VTN_FUZZ_SECONDS)
-	VTN_FUZZ_SECONDS=$${VTN_FUZZ_SECONDS:-600} $(BIN)/python -m pytest tests/runtime/libvtn -k fuzzers
+	VTN_FUZZ_SECONDS=$${VTN_FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s tests/runtime/libvtn -k fuzzers
 
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)

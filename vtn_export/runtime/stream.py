@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
@@ -20,6 +19,7 @@ from vtn_export.errors import ShapeError, UsageError
 from vtn_export.runtime.frame_queue import FrameQueue, Policy, check_policy
 from vtn_export.runtime.frames import Frames, GraphFrames
 from vtn_export.runtime.inference import Classification
+from vtn_export.runtime.one_user import OneUser
 from vtn_export.runtime.ring import Steps, Track
 from vtn_export.runtime.session import Session
 from vtn_export.spec import FEATURES, FRAMES, Array, Part
@@ -139,7 +139,7 @@ class Core:
         return Counters(before.frames + frames, before.results + len(results), before.dropped, before.late + late)
 
 
-class Stream:
+class Stream(OneUser):
     """Classifications of live video, one every `stride` frames over the last `window`, from a bundle's sessions.
 
     `push` for a caller that keeps up, `offer` and `poll` for a camera that does not wait. Any thread may use a stream,
@@ -160,17 +160,21 @@ class Stream:
         preprocessed: bool = False,
     ) -> None:
         """See StreamOptions. Raises UsageError, and what opening a session raises."""
+        super().__init__(
+            busy="stream: in use by another thread; give each thread a stream of its own",
+            closed="stream: it is closed; open another",
+        )
         self._core = Core(parts, StreamOptions(window, stride, queue, policy, deadline, chunk, preprocessed))
         self.options = self._core.options
         self._track = self._core.track()
         self._counters = Counters()
-        self._using, self._offering = threading.Lock(), threading.Lock()
+        self._offering = threading.Lock()
         self._changed = threading.Condition()  # of what follows
         self._queue: FrameQueue[tuple[Array, Array, float]] = FrameQueue(
             self.options.queue, self.options.policy, self._changed
         )
         self._thread: threading.Thread | None = None
-        self._busy = self._closed = False
+        self._busy = False
         self._newest_result: Result | None = None
         self._failure: tuple[BaseException, TracebackType | None] | None = None
 
@@ -308,23 +312,3 @@ class Stream:
         self._queue.end()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise UsageError("stream: it is closed; open another")
-
-    @contextmanager
-    def _use(self) -> Iterator[None]:
-        if not self._using.acquire(blocking=False):
-            raise UsageError("stream: in use by another thread; give each thread a stream of its own")
-        try:
-            self._require_open()
-            yield
-        finally:
-            self._using.release()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
@@ -14,6 +13,7 @@ import numpy as np
 from vtn_export.errors import ShapeError, UsageError, VtnError
 from vtn_export.runtime.frame_queue import FrameQueue, Policy
 from vtn_export.runtime.frames import Frames
+from vtn_export.runtime.one_user import OneUser
 from vtn_export.runtime.ring import Track
 from vtn_export.runtime.stream import DEFAULT_STRIDE, Core, Counters, Index, Parts, Result, StreamOptions
 from vtn_export.spec import Array
@@ -41,7 +41,7 @@ class _Work(Generic[Name]):
     arrived: Sequence[float]
 
 
-class StreamGroup(Generic[Name]):
+class StreamGroup(OneUser, Generic[Name]):
     """Cameras by name, which come and go. Each gets what a Stream of its own would give it.
 
     `push` for frames that are there, `offer` from the cameras' threads and `step` from the one that runs the model.
@@ -61,12 +61,14 @@ class StreamGroup(Generic[Name]):
         preprocessed: bool = False,
     ) -> None:
         """See StreamOptions; `chunk` is the largest batch of the backbone. Raises UsageError."""
+        super().__init__(
+            busy="stream group: in use by another thread; offer and counters alone may be called meanwhile",
+            closed="stream group: it is closed; open another",
+        )
         self._core = Core(parts, StreamOptions(window, stride, queue, policy, deadline, chunk, preprocessed))
         self.options = self._core.options
         self._cameras: dict[Name, _Camera] = {}
-        self._using = threading.Lock()
         self._changed = threading.Condition()
-        self._closed = False
 
     def __contains__(self, name: object) -> bool:
         return name in self._cameras
@@ -232,26 +234,6 @@ class StreamGroup(Generic[Name]):
             for name in self:
                 self.remove(name)
             self._changed.notify_all()
-
-    def __enter__(self) -> StreamGroup[Name]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise UsageError("stream group: it is closed; open another")
-
-    @contextmanager
-    def _use(self) -> Iterator[None]:
-        if not self._using.acquire(blocking=False):
-            raise UsageError("stream group: in use by another thread; offer and counters alone may be called meanwhile")
-        try:
-            self._require_open()
-            yield
-        finally:
-            self._using.release()
 
 
 def _waits(camera: _Camera) -> bool:

@@ -68,7 +68,7 @@ def run(*command: object, stdin: bytes | None = None) -> subprocess.CompletedPro
     # an installed libvtn finds OpenVINO by the loader's path, as on a user's machine
     environment = dict(os.environ, LD_LIBRARY_PATH=str(Path(openvino.__file__).parent / "libs"))
     return subprocess.run(
-        [str(part) for part in command], input=stdin, capture_output=True, check=False, timeout=300, env=environment
+        [str(part) for part in command], input=stdin, capture_output=True, check=False, timeout=900, env=environment
     )
 
 
