@@ -105,7 +105,7 @@ def _heldout(count: int, bundle: Bundle) -> tuple[list[Clip], Any]:
     clips, labels = [], []
     print(f"compose {count} held-out clips …", flush=True)
     for made in heldout_clips(count, SHORT):
-        small = shapes.model_frames(made.frames)[:, :size, :size]
+        small = made.frames[:, :size, :size]
         clips.append(Clip(small, np.arange(len(small), dtype=np.int32)))
         labels.append(made.label)
     return clips, np.array(labels)

@@ -100,6 +100,20 @@ def scaled(result: Path, factor: float, to: Path) -> Path:
     return to
 
 
+def test_noise_between_runs_is_said(cli: Cli, result: Path, tmp_path: Path) -> None:
+    """An interval knows the noise within a run alone: a case that a run calls noisy is called so beside its verdict."""
+    data = json.loads(result.read_text())
+    entries = [entry for entry in data["results"] if "p50_seconds" in entry]
+    for number, entry in enumerate(entries):
+        entry["noisy"] = number == 0
+    (tmp_path / "noisy.json").write_text(json.dumps(data))
+    done = cli("compare", tmp_path / "noisy.json", tmp_path / "noisy.json", "--json")
+    assert [change["noisy"] for change in done.json["changes"]] == [True] + [False] * (len(entries) - 1)
+    assert done.json["schema"] == "vtn-export/compare" and done.json["schema_version"] == 1
+    done = cli("compare", tmp_path / "noisy.json", tmp_path / "noisy.json")
+    assert f"NOISY: 1 of {len(entries)} cases" in done.err and done.out.count("NOISY") == 1
+
+
 def test_a_slow_down_fails_and_a_speed_up_does_not(cli: Cli, result: Path, tmp_path: Path) -> None:
     result, slow = scaled(result, 1, tmp_path / "before.json"), scaled(result, 1.2, tmp_path / "slow.json")
     done = cli("compare", result, slow)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.clihelp import Cli, Result
@@ -18,6 +19,7 @@ from vtn_export.bundle import LABELS, MANIFEST, sha256
 from vtn_export.evaluate.report.browser import DRAWN, FLAGS, PROGRAMS, find_chromium
 from vtn_export.evaluate.report.charts import fit_line, text
 from vtn_export.evaluate.report.page import Section, page
+from vtn_export.evaluate.report.strip import likeliest as strip_classes
 from vtn_export.video import shipped_clip
 
 pytest.importorskip("plotly", reason="plotly is not installed: pip install 'vtn-export[report]'")
@@ -208,6 +210,22 @@ def test_a_line_through_points() -> None:
     bent = fit_line({n: n**2 for n in (1, 2, 3, 4, 10)})
     assert bent is not None and bent.r2 < 0.97 and bent.largest > 0.2
     assert fit_line({1: 1, 2: 2}) is None
+
+
+def test_a_line_is_right_to_the_smallest_time_too() -> None:
+    """A tenth more at the largest of three decades must not take the line away from the others."""
+    times = {n: 1 + 0.5 * n for n in (1, 4, 16, 64, 250, 1000)}
+    times[1000] *= 1.1
+    fit = fit_line(times)
+    assert fit is not None and fit.fixed > 0 and fit.largest < 0.12
+
+
+def test_classes_that_led_for_a_time_are_shown() -> None:
+    shown = np.zeros((4, 9))
+    shown[:, 7] = (0.1, 0.1, 0.1, 0.4)  # the likeliest at the end, never of all
+    shown[:, 1:6] = (0.3, 0.2, 0.1, 0.02, 0.01)
+    shown[1, 8] = 0.9  # for a moment
+    assert strip_classes(shown) == [7, 1, 2, 3, 8]
 
 
 def test_words_for_plotly() -> None:

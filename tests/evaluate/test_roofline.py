@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,13 @@ def test_a_bundle_against_itself(cli: Cli, small_bundle: Path, tmp_path: Path) -
         assert len(entry["a"]["seconds"]) == len(entry["b"]["seconds"]) >= 20
 
 
-def test_two_backends(cli: Cli, small_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["openvino", "rewrite"])
+def test_two_backends_or_forms(cli: Cli, small_bundle: Path, tmp_path: Path, other: str) -> None:
     path = tmp_path / "vs.json"
     options = ("--part", "temporal", "--mode", "none", "--frames", "7", "--duration", 0.05, "--json", path)
-    done = cli("bench", small_bundle, "--vs", "openvino", *options)
+    done = cli("bench", small_bundle, "--vs", other, *options)
     assert done.code == 0, done.err
-    assert "b / a" in done.out and path.is_file()
+    assert "b / a" in done.out and json.loads(path.read_text())["b"]["backend"] == other
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,7 @@ def test_two_backends(cli: Cli, small_bundle: Path, tmp_path: Path) -> None:
     [
         (("--vs", "nowhere"), errors.UsageError.exit_code, "--vs: got 'nowhere', expected a bundle's folder or one of"),
         (("--vs", "ort", "--duration", "0"), errors.UsageError.exit_code, "--duration: got '0'"),
+        (("--vs", "fp16"), errors.UsageError.exit_code, "a float32 copy that rounds"),
         (("--vs", "trt"), None, "error: "),
     ],
 )

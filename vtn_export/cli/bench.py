@@ -47,7 +47,8 @@ def command(
     ] = 20,
     video: Annotated[Path | None, typer.Option("--video", help="For the modes (default: a shipped clip).")] = None,
     vs: Annotated[
-        str | None, typer.Option("--vs", help="Measure against this bundle or backend, in turn: the ratio of times.")
+        str | None,
+        typer.Option("--vs", help="Measure against this bundle, backend or `rewrite`, in turn: the ratio of times."),
     ] = None,
     threads: Threads = None,
     checkpoint: Checkpoint = None,
@@ -162,16 +163,15 @@ def _split(entry: dict[str, Any], stages: list[str]) -> list[str]:
     return cells
 
 
-def _other_side(vs: str, bundle: Bundle, backend: BackendName) -> tuple[Bundle, BackendName]:
-    """A backend's name: the same bundle on it; a folder: that bundle on the same backend."""
-    from vtn_export.backends import BACKENDS
+def _other_side(vs: str, bundle: Bundle, backend: BackendName) -> tuple[Bundle, str]:
+    """A backend's or form's name: the same bundle on it; a folder: that bundle on the same backend."""
     from vtn_export.bundle import Bundle
+    from vtn_export.evaluate.versus import SIDES, check_side
 
-    if vs in BACKENDS:
-        return bundle, vs
-    if not Path(vs).exists():
-        raise UsageError(f"--vs: got {vs!r}, expected a bundle's folder or one of {', '.join(BACKENDS)}")
-    return Bundle.open(Path(vs)), backend
+    if vs not in SIDES and Path(vs).exists():
+        return Bundle.open(Path(vs)), backend
+    check_side(vs)
+    return bundle, vs
 
 
 def _write(document: dict[str, Any], to: Path | None) -> None:

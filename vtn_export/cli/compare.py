@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Show what moved beyond noise between two results; exit 1 when something got slower."""
     from vtn_export.evaluate.bench_schema import read_bench
-    from vtn_export.evaluate.compare import compare
+    from vtn_export.evaluate.compare import SCHEMA, SCHEMA_VERSION, compare
 
     changes, remarks = compare(read_bench(before), read_bench(after))
     verdicts = [change.verdict(threshold) for change in changes]
@@ -33,7 +33,8 @@ def command(
     slower = [change.case for change, verdict in zip(changes, verdicts, strict=True) if verdict == "slower"]
     if as_json:
         listed = [{**asdict(c), "verdict": v} for c, v in zip(changes, verdicts, strict=True)]
-        print_json({"changes": listed, "remarks": remarks, "slower": slower})
+        document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "threshold": threshold}
+        print_json({**document, "changes": listed, "remarks": remarks, "slower": slower})
     else:
         for remark in remarks:
             note(remark)
@@ -43,11 +44,16 @@ def command(
                 f"{c.before * 1e3:.2f} ms",
                 f"{c.after * 1e3:.2f} ms",
                 f"{c.ratio:.3f} ({c.low:.3f}–{c.high:.3f})",
-                verdict,
+                f"{verdict} NOISY" if c.noisy else verdict,
             ]
             for c, verdict in zip(changes, verdicts, strict=True)
         ]
         print_table(f"{before} → {after}", ["case", "before", "after", "ratio (95 %)", "verdict"], rows)
+        if noisy := sum(change.noisy for change in changes):
+            note(
+                f"NOISY: {noisy} of {len(changes)} cases vary by more than 5 % in a result: its interval knows noise "
+                "within a run, not between two; `bench --vs` measures both sides in one"
+            )
     if slower:
         note(f"error: {len(slower)} of {len(changes)} cases are slower by more than {threshold:.0%}: {slower[0]}")
         raise typer.Exit(AccuracyError.exit_code)

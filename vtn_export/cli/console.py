@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -86,7 +87,12 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         console.width = 120
     table = Table(header_style="bold", show_header=any(columns))
     for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0)
+        # where a screen is too narrow, names of layers are broken before numbers are
+        cells = [row[index] for row in rows]
+        whole = all(len(cell) <= 40 for cell in cells) if index == 0 else not any(" " in cell for cell in cells)
+        most = max((len(cell) for cell in cells), default=0)
+        title_lines = textwrap.wrap(column, max(most, 9), break_long_words=False) if index and whole else [column]
+        table.add_column("\n".join(title_lines), overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*row)
     console.print(title, style="bold", soft_wrap=True)
@@ -120,6 +126,8 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # in a log file a bar that goes away would leave an empty line behind
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)

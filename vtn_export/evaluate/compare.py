@@ -12,10 +12,15 @@ from vtn_export.evaluate.bench_schema import case_name, timed
 from vtn_export.evaluate.context import same_machine
 from vtn_export.evaluate.documents import printable
 
+SCHEMA, SCHEMA_VERSION = "vtn-export/compare", 1
+
 
 @dataclass(frozen=True)
 class Change:
-    """One case in both results: median seconds, their ratio (after / before) and its 95 % interval."""
+    """One case in both results: median seconds, their ratio (after / before) and its 95 % interval.
+
+    noisy: one of the results called the case so; the interval knows the noise within a run, not between runs.
+    """
 
     case: str
     before: float
@@ -23,6 +28,7 @@ class Change:
     ratio: float
     low: float
     high: float
+    noisy: bool
 
     def verdict(self, threshold: float) -> str:
         """slower (beyond the threshold), faster, moved (real but within it), or noise (interval holds 1)."""
@@ -41,7 +47,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[C
     remarks += [f"another {what}: {a} and {b}" for what, a, b in _subjects(before, after) if a != b]
     remarks += [f"only before: {name}" for name in old if name not in new]
     remarks += [f"only after: {name}" for name in new if name not in old]
-    changes = [_change(name, old[name]["seconds"], new[name]["seconds"]) for name in old if name in new]
+    changes = [_change(name, old[name], new[name]) for name in old if name in new]
     return changes, [printable(remark) for remark in remarks]
 
 
@@ -55,12 +61,13 @@ def _subjects(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple
     return [*found, *((name, files[0][name], files[1][name]) for name in changed)]
 
 
-def _change(name: str, before: list[float], after: list[float]) -> Change:
-    a, b = np.asarray(before), np.asarray(after)
+def _change(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change:
+    a, b = np.asarray(before["seconds"]), np.asarray(after["seconds"])
     generator = np.random.default_rng(0)
     ratios = np.median(b[generator.integers(0, len(b), (2000, len(b)))], axis=1) / np.median(
         a[generator.integers(0, len(a), (2000, len(a)))], axis=1
     )
     low, high = np.percentile(ratios, (2.5, 97.5))
     ratio = float(np.median(b) / np.median(a))
-    return Change(printable(name), float(np.median(a)), float(np.median(b)), ratio, float(low), float(high))
+    noisy = bool(before["noisy"] or after["noisy"])
+    return Change(printable(name), float(np.median(a)), float(np.median(b)), ratio, float(low), float(high), noisy)

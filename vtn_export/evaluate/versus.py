@@ -1,25 +1,27 @@
-"""`bench --vs`: two bundles or backends in turn, in one run, so that whatever disturbs the machine meets both."""
+"""`bench --vs`: two bundles, backends or forms in turn, in one run, so that what disturbs the machine meets both."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from vtn_export.backends import Backend, Sessions
+from vtn_export.backends import BACKENDS, Backend, Sessions
 from vtn_export.bundle import Bundle
 from vtn_export.errors import UsageError
 from vtn_export.evaluate.bench import Notify, Plan, part_inputs
 from vtn_export.evaluate.context import machine_context
+from vtn_export.evaluate.forms import REWRITE, TYPED, Form
 from vtn_export.evaluate.timing import measure_pair, ratio_interval
 
 SCHEMA = "vtn-export/bench-vs"
 SCHEMA_VERSION = 1
+SIDES = (*BACKENDS, REWRITE)  # what runs at its own speed
 
 
 def versus(
-    a: tuple[Bundle, Backend],
-    b: tuple[Bundle, Backend],
+    a: tuple[Bundle, str],
+    b: tuple[Bundle, str],
     plan: Plan,
     *,
     threads: int | None = None,
@@ -28,8 +30,8 @@ def versus(
 ) -> dict[str, Any]:
     """Every case of the plan's parts on both sides, A B B A …; `ratio` is the time of b over that of a.
 
-    Above 1, a is the faster. Its 95 % interval resamples the interleaved pairs. Raises UsageError where the
-    sides have no part of the plan in common or it asks for no time.
+    A side is a bundle and one of SIDES. Above 1, a is the faster. Its 95 % interval resamples the interleaved pairs.
+    Raises UsageError where the sides have no part of the plan in common or it asks for no time.
     """
     if plan.duration <= 0:
         raise UsageError(f"--duration: got {plan.duration:g} s, expected more than 0")
@@ -40,8 +42,8 @@ def versus(
     context = machine_context(threads)
     results = []
     with (
-        Sessions(*a, checkpoint=checkpoint, threads=threads) as first,
-        Sessions(*b, checkpoint=checkpoint, threads=threads) as second,
+        _sessions(*a, checkpoint, threads) as first,
+        _sessions(*b, checkpoint, threads) as second,
     ):
         for part in parts:
             cases = zip(part_inputs(a[0], part, plan), part_inputs(b[0], part, plan), strict=True)
@@ -73,7 +75,24 @@ def versus(
     }
 
 
-def _side(bundle: Bundle, backend: Backend) -> dict[str, Any]:
+def check_side(name: str) -> None:
+    """Raises UsageError for what has no speed of its own, or is unknown."""
+    if name in TYPED:
+        raise UsageError(
+            f"--vs {name}: here it is a float32 copy that rounds, whose time says nothing about {name}; "
+            f"build engines (vtn-export trt --{name}) and give --vs trt on their GPU"
+        )
+    if name not in SIDES:
+        raise UsageError(f"--vs: got {name!r}, expected a bundle's folder or one of {', '.join(SIDES)}")
+
+
+def _sessions(bundle: Bundle, name: str, checkpoint: Path | None, threads: int | None) -> Sessions | Form:
+    if name == REWRITE:
+        return Form(bundle, name, checkpoint=checkpoint, threads=threads)
+    return Sessions(bundle, cast(Backend, name), checkpoint=checkpoint, threads=threads)
+
+
+def _side(bundle: Bundle, backend: str) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "path": str(bundle.path),

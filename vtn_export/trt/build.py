@@ -107,6 +107,8 @@ def _told(graph: TypedGraph) -> Iterator[str]:
     if ranged:
         yield f"{len(ranged)} nodes stay fp32 for their range:"
         yield from (f"  {kept.node}: {kept.reason}" for kept in ranged)
+    if graph.products_kept:
+        yield f"every matrix product and convolution stays fp32: nothing of this engine computes in {graph.precision}"
     for check in graph.checks:
         yield f"typed to {graph.precision}: {check.describe()}"
 
@@ -133,6 +135,7 @@ def _request(bundle: Bundle, plan: Plan, graph: TypedGraph, path: Path) -> dict[
         "onnx": str(path),
         "source": f"{plan.source_file} ({plan.precision})",
         "precision": plan.precision,
+        "fp32_products": graph.products_kept and bool(plan.options.keep_fp32),  # by a list of the caller's
         "io": {tensor.name: tensor.dtype for tensor in (*spec.inputs, *spec.outputs)},
         "profiles": [profile.shapes(spec, p) for p in plan.profiles],
         "compute_capabilities": list(plan.compute_capabilities),

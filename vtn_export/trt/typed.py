@@ -21,11 +21,22 @@ from vtn_export.onnx.check import Check, check_samples, require_passed
 from vtn_export.onnx.precision import Kept, precision_of, rounding_copy, to_precision
 from vtn_export.runtime.golden import bundle_samples, graph_frames
 from vtn_export.runtime.session import OrtSession
-from vtn_export.spec import FEATURES, FRAME_INDEX, FRAMES, LENGTHS, QUANTIZED_PRECISIONS, Array, Part, Precision
+from vtn_export.spec import (
+    FEATURES,
+    FRAME_INDEX,
+    FRAMES,
+    LENGTHS,
+    OP_TYPE,
+    QUANTIZED_PRECISIONS,
+    Array,
+    Part,
+    Precision,
+)
 from vtn_export.trt import ranges
 
 CALIBRATION_FRAMES = 32
 _CHUNK = 4
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", OP_TYPE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,13 @@ class TypedGraph:
     precision: Precision
     kept: Sequence[Kept]
     checks: Sequence[Check]  # empty where the export's own check holds
+
+    @property
+    def products_kept(self) -> bool:
+        """Whether every matrix product and convolution stays float32."""
+        kept = {entry.node for entry in self.kept}
+        products = [node.name for node in self.model.graph.node if node.op_type in _PRODUCTS]
+        return bool(products) and kept.issuperset(products)
 
     @property
     def weight_bytes(self) -> int:

@@ -205,6 +205,8 @@ class Worker:
                 )
             return count
         wanted = {"fp16": "HALF", "bf16": "BF16"}.get(precision)
+        if self.request.get("fp32_products"):
+            return None
         if wanted and heavy and not any(layer["dtype"] == wanted for layer in heavy):
             raise EngineError(
                 f"{self.request['source']}: asked for {precision}, "

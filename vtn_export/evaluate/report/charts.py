@@ -34,7 +34,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Fit:
-    """time ≈ fixed + slope · frames by least squares; r2; largest: the largest residual over the value there."""
+    """time ≈ fixed + slope · frames; r2; largest: the largest residual over the value there.
+
+    Least squares of the residuals over the values: the noise of a time grows with it, and a line that is right to the
+    largest time's noise may be far from the smallest.
+    """
 
     fixed: float
     slope: float
@@ -47,7 +51,7 @@ def fit_line(points: Mapping[float, float]) -> Fit | None:
     if len(points) < 3:
         return None
     x, y = np.array(list(points), np.float64), np.array(list(points.values()), np.float64)
-    slope, fixed = (float(value) for value in np.polyfit(x, y, 1))
+    slope, fixed = (float(value) for value in np.polyfit(x, y, 1, w=1 / np.maximum(np.abs(y), 1e-300)))
     residual = y - (fixed + slope * x)
     spread = float(((y - y.mean()) ** 2).sum())
     r2 = 1 - float((residual**2).sum()) / spread if spread else 1.0

@@ -164,7 +164,7 @@ def _growth(
         hover = f"%{{x}} frames: %{{y:.3g}} {unit}<extra>{text(label)}</extra>"
         traces.append(go.Scatter(x=x, y=y, mode="markers", name=text(label), marker=shown, hovertemplate=hover))
         if fit is not None:
-            line = np.linspace(min(x), max(x), 60)
+            line = np.geomspace(min(x), max(x), 60)
             values = [(fit.fixed + fit.slope * at) * scale for at in line]
             style = {"color": color, "width": 1.6}
             traces.append(

@@ -26,7 +26,7 @@ _SIDE = 96  # pixels of a thumbnail
 
 @dataclass(frozen=True)
 class Strip:
-    """seconds `[points]`: how much of the video was seen; probabilities `[TOP, points]` of `labels`, likeliest last.
+    """seconds `[points]`: how much of the video was seen; probabilities `[TOP, points]` of `labels`, likeliest first.
 
     thumbnails: (second, JPEG as a data URI) of the frames as the model sees them.
     """
@@ -74,17 +74,26 @@ def sample_strip(
             classify_features(sessions["temporal"], Features(every[:n], numbers[:n], "", str(video))).probabilities()
             for n in counts
         ]
-    likeliest = np.argsort(-results[-1], kind="stable")[:TOP]
+    chosen = likeliest(np.stack(results))
     shown = sorted(wanted)[: len(kept)]
     return Strip(
         video=video.name,
         frames=len(every),
-        labels=[labels[i] for i in likeliest],
+        labels=[labels[i] for i in chosen],
         seconds=[float(numbers[n - 1] + 1) / rate for n in counts],
-        probabilities=[[float(p[i]) for p in results] for i in likeliest],
+        probabilities=[[float(p[i]) for p in results] for i in chosen],
         thumbnails=[(float(numbers[at]) / rate, jpeg(picture)) for at, picture in zip(shown, kept, strict=True)],
         random_weights=bundle.manifest.random_weights,
     )
+
+
+def likeliest(probabilities: Array) -> list[int]:
+    """Of `[points, classes]` the TOP classes: the likeliest at the end, then those that were likeliest at some time."""
+    end = probabilities[-1]
+    peak = probabilities.max(axis=0)
+    peak[int(np.argmax(end))] = np.inf
+    chosen = np.lexsort((-end, -peak))[:TOP]
+    return sorted(map(int, chosen), key=lambda at: (-end[at], at))
 
 
 def jpeg(pixels: Array, side: int = _SIDE) -> str:

@@ -89,7 +89,7 @@ def timeline(strip: Strip) -> Chart:
             for index, (_, picture) in enumerate(strip.thumbnails)
         ]
     )
-    made.update_xaxes(range=[start, end])
+    made.update_xaxes(range=[start, end + 0.01 * (end - start)])  # room for half a mark
     made.update_yaxes(domain=[0, 0.74], rangemode="tozero")
     note = (
         f"{strip.video}: the probabilities after the first n of {strip.frames} frames, n rising; the pictures are "
