@@ -3,9 +3,10 @@
 //   g++ -std=c++17 classify_video.cpp -lvtn -o classify_video
 //   ffmpeg -v error -i clip.mp4 -f rawvideo -pix_fmt nv12 - | ./classify_video BUNDLE 640 360 nv12
 //
-// The bundle's num_frames frames are spaced evenly over the video, as when the model was trained.
+// The bundle's num_frames frames are spaced evenly over the video, as when the model was trained. All of
+// the video is held in memory: for clips; what does not end goes through vtn::Stream (camera_stream.cpp).
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 #include <string>
 #include <vtn/classifier.hpp>
 
@@ -15,7 +16,12 @@ int main(int argc, char** argv) {
         return 2;
     }
     const int width = std::atoi(argv[2]), height = std::atoi(argv[3]);
-    const bool nv12 = argc == 5 && std::strcmp(argv[4], "nv12") == 0;
+    const std::string format = argc == 5 ? argv[4] : "rgb24";
+    const bool nv12 = format == "nv12";
+    if (!nv12 && format != "rgb24") {
+        std::fprintf(stderr, "classify_video: got format %s, expected rgb24 or nv12\n", argv[4]);
+        return 2;
+    }
     if (width < 1 || height < 1 || (nv12 && (width % 2 != 0 || height % 2 != 0))) {
         std::fprintf(stderr, "classify_video: got %s x %s, expected positive sizes, even ones for nv12\n", argv[2],
                      argv[3]);
@@ -26,7 +32,9 @@ int main(int argc, char** argv) {
         const std::size_t size = std::size_t(width) * height * 3 / (nv12 ? 2 : 1);
         std::vector<std::vector<std::uint8_t>> pictures;
         std::vector<std::uint8_t> picture(size);
-        while (std::fread(picture.data(), 1, size, stdin) == size) pictures.push_back(picture);
+        std::size_t got;
+        while ((got = std::fread(picture.data(), 1, size, stdin)) == size) pictures.push_back(picture);
+        if (got != 0) throw vtn::Error(6, "stdin: it ended inside a frame; is the size right?");
         if (pictures.empty()) throw vtn::Error(6, "stdin: got no frames; is the size right?");
         std::vector<vtn::Frame> frames;
         std::vector<std::int64_t> index;

@@ -55,6 +55,9 @@ def main() -> int:
     pictures = []
     while len(data := sys.stdin.buffer.read(size)) == size:
         pictures.append(c.create_string_buffer(data, size))
+    if data:
+        print("stdin: it ended inside a frame; is the size right?", file=sys.stderr)
+        return 6
     frames = (Frame * len(pictures))()
     for frame, picture in zip(frames, pictures, strict=True):
         frame.struct_size = c.sizeof(Frame)

@@ -17,7 +17,8 @@ from vtn_export.trt.plugins.cross import target_libraries
 from vtn_export.trt.plugins.toolchain import complete_root
 
 GTEST = Path("/usr/include/gtest/gtest.h")
-TESTS = (SOURCES.parent / "tests" / "cpp" / "plugins" / "host_test.cpp").read_text().count("\nTEST(")
+HOST = SOURCES.parent / "tests" / "cpp" / "plugins"
+TESTS = sum(file.read_text().count("\nTEST(") for file in HOST.glob("*_test.cpp"))
 
 
 def build_host(name: str, *entries: str, toolkit_root: Path | None = None) -> Path:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
 from tests.runtime.libvtn.fixtures import clip, library
@@ -37,6 +36,8 @@ def test_a_real_clip_as_in_python(library: Path, bundle: Path, clip: bytes) -> N
     weights = np.exp(expected.astype(np.float64) - expected.max())
     done = run(sys.executable, ROOT / "examples" / "python_ctypes.py", library, bundle, WIDTH, HEIGHT, stdin=clip)
     assert done.returncode == 0, done.stderr
+    cut = run(sys.executable, ROOT / "examples" / "python_ctypes.py", library, bundle, WIDTH, HEIGHT, stdin=clip[:-1])
+    assert (cut.returncode, b"ended inside a frame" in cut.stderr) == (6, True)
     told = dict(reversed(line.split(" ")) for line in done.stdout.decode().splitlines())
     for label, probability in zip(opened.labels(), weights / weights.sum(), strict=True):
         assert abs(float(told[label]) - probability) <= 1e-4
@@ -46,15 +47,15 @@ def test_a_real_clip_as_in_python(library: Path, bundle: Path, clip: bytes) -> N
 def examples(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The examples of C and C++, built in a project of their own by find_package(vtn)."""
     folder = tmp_path_factory.mktemp("examples")
+    prefix, build = folder / "prefix", folder / "build"
     for command in (
-        ["cmake", "--install", str(library.parent), "--prefix", str(folder / "prefix")],
-        ["cmake", "-S", str(ROOT / "examples"), "-B", str(folder / "build"), f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}",
-         f"-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,{Path(openvino.__file__).parent / 'libs'}"],
-        ["cmake", "--build", str(folder / "build")],
-    ):  # fmt: skip
+        ("cmake", "--install", library.parent, "--prefix", prefix),
+        ("cmake", "-S", ROOT / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}"),
+        ("cmake", "--build", build),
+    ):
         done = run(*command)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:].decode()
-    return folder / "build"
+    return build
 
 
 @pytest.mark.timeout(600)
@@ -70,6 +71,10 @@ def test_examples_run(examples: Path, bundle: Path, clip: bytes) -> None:
     nv12 = run("ffmpeg", "-v", "error", "-i", CLIP, "-frames:v", 24, "-f", "rawvideo", "-pix_fmt", "nv12", "-").stdout
     assert run(examples / "classify_video", bundle, WIDTH, HEIGHT, "nv12", stdin=nv12).returncode == 0
     assert run(examples / "classify_video", bundle, WIDTH, HEIGHT, stdin=b"").returncode == 6
+    assert run(examples / "classify_video", bundle, WIDTH, HEIGHT, "bgr24", stdin=clip).returncode == 2
+    cut = run(examples / "classify_video", bundle, WIDTH, HEIGHT, stdin=clip[:-1])
+    assert cut.returncode == 6
+    assert b"ended inside a frame" in cut.stderr
     assert run(examples / "classify_video", "/none", WIDTH, HEIGHT, stdin=clip).returncode == 8
 
 

@@ -1,4 +1,4 @@
-"""Late input: what policies keep, drop and count, as libvtn's tests expect it (tests/cpp/runtime/stream_test.cpp)."""
+"""Late input: what policies keep, drop and count, as libvtn's tests expect it (stream_threads_test.cpp)."""
 
 from __future__ import annotations
 

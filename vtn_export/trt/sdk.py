@@ -23,6 +23,7 @@ from vtn_export.bundle import Bundle, writing_file
 from vtn_export.errors import BackendError, MissingDependencyError, UsageError
 from vtn_export.runtime.cpu_form import write_cpu_form
 from vtn_export.trt import plugins, targets
+from vtn_export.trt.plugins.build import source_folder
 from vtn_export.trt.plugins.cross import STATIC_RUNTIME, target_libraries
 from vtn_export.trt.plugins.toolchain import check_architectures, complete_root
 
@@ -86,7 +87,8 @@ def _cpu_settings() -> list[str]:
     found = importlib.util.find_spec("openvino")
     if found is None or found.origin is None:
         raise MissingDependencyError("openvino: not found; pip install 'vtn-export[openvino]'")
-    return ["-DVTN_WITH_OPENVINO=ON", f"-DOpenVINO_DIR={Path(found.origin).parent / 'cmake'}"]
+    openvino = Path(found.origin).parent / "cmake"
+    return ["-DVTN_WITH_OPENVINO=ON", f"-DOpenVINO_DIR={openvino}", "-DVTN_INSTALL_OPENVINO_PATH=OFF"]
 
 
 def _gpu_settings(device: targets.Target) -> list[str]:
@@ -103,7 +105,7 @@ def _gpu_settings(device: targets.Target) -> list[str]:
         if shutil.which("aarch64-linux-gnu-g++") is None:
             raise MissingDependencyError("aarch64-linux-gnu-g++: not found; apt-get install g++-aarch64-linux-gnu")
         root = complete_root(root, target_libraries(toolkit), "aarch64")
-        settings.append(f"-DCMAKE_TOOLCHAIN_FILE={_ROOT / 'engines' / 'runtime' / 'cmake' / 'aarch64.cmake'}")
+        settings.append(f"-DCMAKE_TOOLCHAIN_FILE={source_folder() / 'cmake' / 'aarch64.cmake'}")
         settings.append(f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}")
     return [
         *settings,

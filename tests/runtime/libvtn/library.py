@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 
 from examples.python_ctypes import Frame
 from tests.plugins.library import locked
@@ -65,11 +64,7 @@ def sanitized() -> Path:
 
 
 def run(*command: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    # an installed libvtn finds OpenVINO by the loader's path, as on a user's machine
-    environment = dict(os.environ, LD_LIBRARY_PATH=str(Path(openvino.__file__).parent / "libs"))
-    return subprocess.run(
-        [str(part) for part in command], input=stdin, capture_output=True, check=False, timeout=900, env=environment
-    )
+    return subprocess.run([str(part) for part in command], input=stdin, capture_output=True, check=False, timeout=900)
 
 
 class LibError(Exception):

@@ -37,7 +37,7 @@ def test_cross_build_runs_under_qemu() -> None:
         "aarch64",
         "-DVTN_BUILD_TESTS=ON", *gpu_settings(root), f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}",
         f"-DVTN_CUDART_STATIC={root / 'lib' / 'libcudart_static.a'}",
-        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'engines' / 'runtime' / 'cmake' / 'aarch64.cmake'}",
+        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'plugins' / 'cmake' / 'aarch64.cmake'}",
     )  # fmt: skip
     done = run("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu", folder / "tests" / "vtn_tests")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:].decode()
