@@ -2,8 +2,8 @@
 
     python examples/train/dilation.py --out runs/shapes          writes runs/shapes/dilation.json
 
-The backbone is the trained one and fixed, so its features of 64-frame clips are made once and a run takes a minute:
-a reduced budget. Stages of 8, 16, 32 and 64 frames take every 8th to every frame of a clip.
+The backbone is the trained one and fixed, and its features are those that the encoder was trained on, so a run takes a
+minute: a reduced budget. Stages of 8, 16, 32 and 64 frames take every 8th to every frame of a 64-frame clip.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import shapes
 import torch
-from encoder import Featured, clip_features
-from encoder import Settings as EncoderSettings
+from encoder import clip_features
 from evaluate import PRESET, Small, features, heldout_clips
-from torch import nn
-from train import initial_model
+from torch import Tensor, nn
+from train import Settings, initial_model
 
 from vtn_export.model.checkpoint import load
 from vtn_export.model.dense import use_dense_attention
@@ -40,7 +39,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
     backbone = load(arguments.out / "model.safetensors", PRESET)
-    training = clip_features(backbone, arguments.out, EncoderSettings(), 0)
+    settings = Settings()
+    known = clip_features(backbone, arguments.out / "features.pt", settings.seed, settings.clips, settings.copies)
+    training = next(part for part in known if part[0].shape[1] == FRAMES)
     heldout = _featured(backbone, list(heldout_clips(arguments.clips, FRAMES, seed=2)))
     found: dict[str, list[float]] = {}
     for name, dilation in DILATIONS.items():
@@ -56,12 +57,12 @@ def main() -> None:
     (arguments.out / "dilation.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def _featured(model: VTN, clips: list[Small]) -> Featured:
+def _featured(model: VTN, clips: list[Small]) -> tuple[Tensor, Tensor]:
     """Features [N, T, E] and labels [N]."""
     return torch.cat([features(model, clip.frames) for clip in clips]), torch.tensor([clip.label for clip in clips])
 
 
-def _trained(backbone: VTN, dilation: Any, data: Featured, steps: tuple[int, ...], seed: int) -> VTN:
+def _trained(backbone: VTN, dilation: Any, data: tuple[Tensor, Tensor], steps: tuple[int, ...], seed: int) -> VTN:
     """A temporal encoder and head from nothing; the window reaches its 64 frames' share of the preset."""
     config = backbone.config
     fresh = initial_model(
@@ -92,7 +93,7 @@ def _trained(backbone: VTN, dilation: Any, data: Featured, steps: tuple[int, ...
 
 
 @torch.no_grad()
-def _top1(model: VTN, data: Featured) -> float:
+def _top1(model: VTN, data: tuple[Tensor, Tensor]) -> float:
     guesses = torch.cat([model.classify(part).argmax(-1) for part in data[0].split(50)])
     return float(np.mean((guesses == data[1]).numpy()))
 

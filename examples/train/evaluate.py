@@ -34,10 +34,11 @@ LENGTHS: dict[str, int | tuple[int, int]] = {"16-64": SHORT, "250": 250, "1000":
 
 @dataclass(frozen=True)
 class Small:
-    """A clip as the model sees it: uint8 [T, 48, 48, 3]."""
+    """A clip as the model sees it: uint8 [T, 48, 48, 3], and float32 [T, 4], as of `shapes.Clip`."""
 
     frames: Any
     label: int
+    truth: Any
 
 
 def main() -> None:
@@ -104,7 +105,7 @@ def _heldout(job: tuple[int, int, int, int]) -> Small:
     length = int(rng.integers(low, high + 1))
     label = number % len(shapes.LABELS)
     clip = shapes.clip(int(rng.integers(1 << 40)), length, "heldout", label)
-    return Small(shapes.model_frames(clip.frames), label)
+    return Small(shapes.model_frames(clip.frames), label, clip.truth)
 
 
 @torch.no_grad()

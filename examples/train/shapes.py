@@ -53,7 +53,10 @@ def clip(seed: int, frames: int, split: str = "train", label: int | None = None,
     chosen = int(rng.integers(len(LABELS)))
     chosen = chosen if label is None else label
     truth = _motion(rng, chosen, frames)
-    shown = _background(rng, split, frames, film).astype(np.float32)
+    shown = _background(rng, split, frames, film)
+    if split == "train" and film is None:
+        shown = _varied(rng, shown, frames)
+    shown = shown.astype(np.float32)
     for _ in range(rng.integers(4)):
         place = rng.uniform(0.1, 0.9, 2)
         still = np.array([[*place, rng.uniform(0.04, 0.07), 1.0]], np.float32)
@@ -186,6 +189,68 @@ def _background(rng: np.random.Generator, split: str, frames: int, film: Array |
     order = (rng.integers(len(there_and_back)) + np.arange(frames)) % len(there_and_back)
     part = film[there_and_back[order], top : top + SIZE, left : left + SIZE]
     return part[:, :, ::-1] if rng.random() < 0.5 else part
+
+
+def _varied(rng: np.random.Generator, shown: Array, frames: int) -> Array:
+    """Training backgrounds [T, SIZE, SIZE, 3] uint8 made many more: two blended, moving, and with other colours.
+
+    Fourteen pictures and two films are soon known by heart: the shape is then found by what is not of them.
+    """
+    if rng.random() < 0.4:
+        weight = np.float32(rng.uniform(0.25, 0.75))
+        other = _background(rng, "train", frames, None) if rng.random() < 0.6 else _pattern(rng)[None]
+        shown = shown * weight + other * (1 - weight)
+    elif rng.random() < 0.15:
+        shown = np.broadcast_to(_pattern(rng), (frames, SIZE, SIZE, 3))
+    if rng.random() < 0.3:  # the camera moves: the picture and its mirror image are a torus
+        way = rng.uniform(-1, 1, 2) * rng.uniform(0, 1.0) * SIZE
+        steps = np.rint(np.linspace(0, 1, frames)[:, None] * way).astype(int) if frames > 1 else np.zeros((1, 2), int)
+        rows, columns = (_mirror(np.arange(SIZE)[None] + steps[:, side, None]) for side in (0, 1))
+        shown = shown[np.arange(frames)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    if rng.random() < 0.7:
+        curve = 255 * np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.5, 0.5, 3))
+        curve = curve if rng.random() < 0.8 else 255 - curve
+        curve = (curve * rng.uniform(0.5, 1.0, 3) + rng.uniform(0, 60, 3)).clip(0, 255).astype(np.float32)
+        levels = np.asarray(shown).astype(np.uint8)[..., rng.permutation(3)]
+        shown = np.stack([curve[:, channel][levels[..., channel]] for channel in range(3)], -1)
+    if rng.random() < 0.15:
+        shown = np.repeat(np.asarray(shown).mean(-1, keepdims=True, dtype=np.float32), 3, -1)
+    return shown
+
+
+def _mirror(places: Array) -> Array:
+    places = places % (2 * SIZE)
+    return np.minimum(places, 2 * SIZE - 1 - places)
+
+
+def _pattern(rng: np.random.Generator) -> Array:
+    """[SIZE, SIZE, 3] float32 in 0-255: noise of several grains, stripes, or patches of colour with sharp edges."""
+    from PIL import Image
+
+    kind = rng.integers(4)
+    if kind == 0:
+        result = np.zeros((SIZE, SIZE, 3), np.float32)
+        for grain in rng.choice([3, 6, 12, 24, 48, 96], int(rng.integers(1, 4)), replace=False):
+            field = rng.integers(0, 256, (grain, grain, 3), dtype=np.uint8)
+            how = Image.Resampling.BILINEAR if rng.random() < 0.7 else Image.Resampling.NEAREST
+            result += np.asarray(Image.fromarray(field).resize((SIZE, SIZE), how))
+        low, high = result.min(), result.max()
+        return (result - low) * np.float32(255 / max(high - low, 1))
+    if kind == 1:
+        angle, length = rng.uniform(0, np.pi), rng.uniform(4, 40)
+        across = np.arange(SIZE)[:, None] * np.cos(angle) + np.arange(SIZE)[None] * np.sin(angle)
+        wave = np.sin(across * (2 * np.pi / length) + rng.uniform(0, 6))
+        wave = np.sign(wave) if rng.random() < 0.5 else wave
+        mixed: Array = (0.5 + 0.5 * wave[..., None]).astype(np.float32)
+        first, second = rng.uniform(0, 255, (2, 3)).astype(np.float32)
+        return mixed * first + (1 - mixed) * second
+    result = np.empty((SIZE, SIZE, 3), np.float32)
+    result[:] = rng.uniform(0, 255, 3)
+    for _ in range(rng.integers(2, 40)):
+        top, left = rng.integers(-10, SIZE, 2)
+        height, width = rng.integers(2, 50, 2) if kind == 2 else rng.integers(1, 9, 2)
+        result[max(top, 0) : top + height, max(left, 0) : left + width] = rng.uniform(0, 255, 3)
+    return result
 
 
 def _part_of_picture(rng: np.random.Generator, split: str) -> Array:

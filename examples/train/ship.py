@@ -97,16 +97,15 @@ def stages_table(training: list[dict[str, Any]]) -> str:
     for row in training:
         if "heldout" not in row:
             continue
-        steps = [
-            one for one in training if (one["part"], one["number"]) == (row["part"], row["number"]) and "step" in one
-        ]
-        own, long = row["heldout"][str(row["frames"])], row["heldout"]["64"]
-        rows.append(
-            [
-                row["part"], row["frames"], row["window"], f"{row['learning_rate']:.1e}", row["steps"],
-                f"{steps[-1]['accuracy']:.1%}", f"{own:.1%}", f"{long:.1%}",
-            ]
-        )  # fmt: skip
+        stage = row["part"], row["number"]
+        last = [one for one in training if (one["part"], one["number"]) == stage and "step" in one][-1]
+        found = row["heldout"]
+        if "distance" in found:
+            gave = f"off by {found['distance']:.1%} of the width; by more than an eighth {found['off']:.1%}", "", ""
+        else:
+            gave = f"{last['accuracy']:.1%}", f"{found[str(row['frames'])]:.1%}", f"{found['64']:.1%}"
+        window = row["window"] or "no attention yet"
+        rows.append([row["part"], row["frames"], window, f"{row['learning_rate']:.1e}", row["steps"], *gave])
     head = ["part", "frames", "window", "learning rate", "steps", "training top-1", "held-out, own length", "64 frames"]
     return _table(head, rows)
 

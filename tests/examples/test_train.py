@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,82 +16,107 @@ from vtn_export.model.checkpoint import read_state
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "train"))
 import encoder
 import evaluate
+import positions
+import run
 import shapes
 import train
 
-SETTINGS = train.Settings(frames=4, window=2, steps=(3, 2), frames_a_batch=16, batches_a_pool=2, clips_a_check=2)
-
-
-ENCODER = train.EncoderSettings(frames=4, window=2, steps=(2, 1), clips=(3, 2), copies=2, clips_a_batch=2)
+SETTINGS = train.Settings(
+    position_steps=5, position_clips=4, frames=4, window=2, steps=(2, 1), clips=2, copies=2, clips_a_batch=2,
+    clips_a_check=2,
+)  # fmt: skip
 
 
 class KilledError(Exception):
     pass
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "BATCHES_A_POOL", 2)
+    monkeypatch.setattr(positions, "FRESH", 2)
+    monkeypatch.setattr(positions, "POOLS", 2)
+    monkeypatch.setattr(encoder, "LENGTHS", (4, 8))
+
+
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "SAVE_EVERY", 1)
-    monkeypatch.setattr(encoder, "SAVE_EVERY", 1)
+    monkeypatch.setattr(run, "SAVE_EVERY", 1)
     torch.use_deterministic_algorithms(True)
     try:
-        train.train(tmp_path / "whole", SETTINGS, ENCODER)
+        train.train(tmp_path / "whole", SETTINGS)
         saves = []
+        save = run.Run._save
 
-        def then_die(save: Callable[..., None]) -> Callable[..., None]:
-            def wrapped(*arguments: object) -> None:
-                save(*arguments)
-                saves.append(arguments)
-                if len(saves) in (2, 3, 5, 6, 7):  # amid a pool, between stages, in the encoder's and between them
-                    raise KilledError
+        def then_die(*arguments: Any) -> None:
+            save(*arguments)
+            saves.append(arguments)
+            if len(saves) in (3, 5, 6, 7):  # amid a pool, between parts, in a stage of the encoder's and after it
+                raise KilledError
 
-            return wrapped
-
-        monkeypatch.setattr(train, "_save", then_die(train._save))
-        monkeypatch.setattr(encoder, "_save", then_die(encoder._save))
-        for _ in range(5):
+        monkeypatch.setattr(run.Run, "_save", then_die)
+        for _ in range(4):
             with pytest.raises(KilledError):
-                train.train(tmp_path / "killed", SETTINGS, ENCODER)
-        train.train(tmp_path / "killed", SETTINGS, ENCODER)
+                train.train(tmp_path / "killed", SETTINGS)
+        train.train(tmp_path / "killed", SETTINGS)
     finally:
         torch.use_deterministic_algorithms(False)
-    whole, killed = (read_state(tmp_path / run / "model.safetensors") for run in ("whole", "killed"))
+    whole, killed = (read_state(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
     for name, value in whole.items():
         torch.testing.assert_close(killed[name], value, rtol=0, atol=0)
     rows = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     steps = [(row["part"], row["number"], row["step"]) for row in rows if "step" in row]
     assert steps == [
-        ("whole", 0, 1), ("whole", 0, 2), ("whole", 0, 3), ("whole", 1, 1), ("whole", 1, 2),
-        ("encoder", 0, 1), ("encoder", 0, 2), ("encoder", 1, 1),
+        *(("positions", 0, step) for step in range(1, 6)), ("motions", 0, 1), ("motions", 0, 2), ("motions", 1, 1),
     ]  # fmt: skip
-    assert [set(row["heldout"]) for row in rows if "heldout" in row] == [{"4", "64"}, {"8", "64"}] * 2
+    assert [set(row["heldout"]) for row in rows if "heldout" in row] == [{"distance", "off"}, {"4", "64"}, {"8", "64"}]
 
 
 def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
-    short = dataclasses.replace(SETTINGS, steps=(1,), clips_a_check=1)
-    train.train(tmp_path, short, ENCODER)
-    for settings in ((SETTINGS, ENCODER), (short, dataclasses.replace(ENCODER, seed=1))):
-        with pytest.raises(SystemExit, match="of a run with other settings"):
-            train.train(tmp_path, *settings)
+    short = dataclasses.replace(SETTINGS, position_steps=1, steps=(1,), clips_a_check=1)
+    train.train(tmp_path, short)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="of a run with other settings"):
+        train.train(tmp_path, dataclasses.replace(short, seed=1))
+    train.train(tmp_path, short)  # nothing is left to do
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_the_encoder_s_stages_leave_the_backbone(tmp_path: Path) -> None:
-    before = train.initial_model(0)
-    trained = train.train_encoder(before, tmp_path, ENCODER, lambda row: None, lambda model, frames: {})
-    for name, value in before.state_dict().items():
-        if name.startswith(("backbone.", "projection.")):
-            torch.testing.assert_close(trained.state_dict()[name], value, rtol=0, atol=0)
-    assert not torch.equal(trained.mlp_head[1].weight, before.mlp_head[1].weight)
+def test_each_part_learns_its_own_and_leaves_the_rest(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, position_steps=2, steps=(1,), clips_a_check=1)
+    start = train.initial_model(0).state_dict()
+    model = train.initial_model(0)
+    width = model.projection.out_features
+    modules = {"model": model, "where": torch.nn.Linear(width, 4), "every": torch.nn.Linear(width, 10)}
+    train.learn_positions(run.Run(tmp_path, settings), modules, settings)
+    moved = train.train(tmp_path, settings).state_dict()  # goes on with the second part
+    positioned = model.state_dict()
+    for name in start:
+        of_backbone = name.startswith(("backbone.", "projection."))
+        before, after = (positioned, moved) if of_backbone else (start, positioned)
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=0)
+    assert not torch.equal(start["projection.weight"], positioned["projection.weight"])
+    assert not torch.equal(positioned["mlp_head.1.weight"], moved["mlp_head.1.weight"])
+
+
+def test_batches_are_the_same_from_any_step() -> None:
+    whole = list(positions.batches(3, 5, 4))
+    assert len(whole) == 5
+    for start in (1, 4):
+        rest = list(positions.batches(3, 5, 4, start))
+        assert len(rest) == 5 - start
+        for got, expected in zip(rest, whole[start:], strict=True):
+            assert all(torch.equal(*pair) for pair in zip(got, expected, strict=True))
 
 
 def test_what_positions_are_read_from_grows_louder_and_reads_the_same() -> None:
-    model = train.initial_model(0)
+    model = train.initial_model(0).eval()
     where = torch.nn.Linear(128, 4)
     frames = torch.randint(0, 256, (1, 3, 48, 48, 3), dtype=torch.uint8)
     with torch.no_grad():
         expected, before = where(model.features(frames)), model.features(frames)
-        sharp = train.sharpened(model, where, 0).eval()
-        got, after = where(sharp.features(frames)), sharp.features(frames)
+        positions.sharpen(model, where, 0)
+        got, after = where(model.features(frames)), model.features(frames)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert (after - before).norm() > before.norm()
 
