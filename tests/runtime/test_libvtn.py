@@ -100,6 +100,24 @@ def test_damaged_graphs_are_refused(library: Path, bundle: Path, tmp_path: Path,
         record.write_text(record.read_text().replace(Bundle.open(copy).manifest.files["backbone.onnx"], "0" * 64))
     else:
         shutil.rmtree(copy / "openvino")
-    with pytest.raises(LibError, match="vtn-export sdk") as caught:
-        Lib(library, copy)
+    for backend in ("openvino", "auto"):
+        with pytest.raises(LibError, match="vtn-export sdk") as caught:
+            Lib(library, copy, backend)
+        assert caught.value.code == 12
+
+
+@pytest.mark.timeout(600)
+def test_auto_takes_the_cpu_where_tensorrt_cannot_serve(library: Path, bundle: Path, tmp_path: Path) -> None:
+    """Of a library with both executors, on a machine without TensorRT; where neither serves, both reasons are told."""
+    missing = r"^tensorrt: libnvinfer\.so\.\d+ cannot be loaded .*; install TensorRT"
+    with pytest.raises(LibError, match=missing) as caught:
+        Lib(library, bundle, "tensorrt")
     assert caught.value.code == 12
+    for backend in ("auto", "openvino"):
+        opened = Lib(library, bundle, backend)
+        assert opened.backend == "openvino"
+        opened.close()
+    shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.rmtree(tmp_path / "bundle" / "openvino")
+    with pytest.raises(LibError, match=missing + r".*; nor on the CPU: bundle .*: no backbone graph for OpenVINO"):
+        Lib(library, tmp_path / "bundle")

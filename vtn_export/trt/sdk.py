@@ -45,7 +45,7 @@ def write_sdk(
     """
     sources = _ROOT / "engines" / "runtime"
     if not (sources / "CMakeLists.txt").is_file():
-        raise BackendError(f"{sources}: no sources of libvtn; run from a checkout of vtn-export")
+        raise BackendError(f"{sources}: no sources of libvtn; in a checkout: pip install --editable .")
     device = None if target == CPU else targets.load(target)
     if device is not None and device.flavor != "tensorrt":
         raise UsageError(f"--target {target}: its engines are of {device.flavor}, which libvtn does not run")

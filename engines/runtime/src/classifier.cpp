@@ -118,14 +118,14 @@ std::shared_ptr<Classifier::Shared> Classifier::open(const std::string& path, co
         // before anything of CUDA: what is told first is which library is missing
         if (shared->gpu) shared->load(first);
     } catch (const Error& reason) {
-        // With both backends, the GPU where an engine fits this machine. Where OpenVINO cannot serve either, the GPU's
-        // reason is told.
+        // With both backends, the GPU where an engine fits this machine. Where OpenVINO cannot serve either, both
+        // reasons are told, under the GPU's code.
         if (!automatic || !has_openvino()) throw;
         use(false);
         try {
             shared->load(first);
-        } catch (const Error&) {
-            throw reason;
+        } catch (const Error& other) {
+            throw Error(reason.code, std::string(reason.what()) + "; nor on the CPU: " + other.what());
         }
     }
     return shared;

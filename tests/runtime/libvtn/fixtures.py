@@ -8,13 +8,15 @@ from pathlib import Path
 import openvino
 import pytest
 
-from tests.runtime.libvtn.library import CLIP, FRAMES, HEIGHT, WIDTH, build, run
+from tests.runtime.libvtn.library import CLIP, FRAMES, HEIGHT, WIDTH, build, gpu_settings, run
 
 
 @pytest.fixture(scope="session")
 def library() -> Path:
+    """With both executors: what `auto` takes is tested, too."""
     cmake = Path(openvino.__file__).parent / "cmake"
-    return build("openvino", "-DVTN_WITH_OPENVINO=ON", f"-DOpenVINO_DIR={cmake}", target="vtn") / "libvtn.so"
+    settings = ("-DVTN_WITH_OPENVINO=ON", f"-DOpenVINO_DIR={cmake}", *gpu_settings())
+    return build("both", *settings, target="vtn") / "libvtn.so"
 
 
 @pytest.fixture(scope="session")

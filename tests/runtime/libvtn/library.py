@@ -75,6 +75,13 @@ class LibError(Exception):
         self.code = code
 
 
+class Options(c.Structure):
+    _fields_ = (
+        ("struct_size", c.c_size_t), ("backend", c.c_char_p), ("threads", c.c_int32),
+        ("tensorrt_library", c.c_char_p), ("plugin_library", c.c_char_p),
+    )  # fmt: skip
+
+
 class StreamOptions(c.Structure):
     _fields_ = (
         ("struct_size", c.c_size_t), ("window", c.c_int32), ("stride", c.c_int32), ("queue", c.c_int32),
@@ -101,11 +108,14 @@ def frame(pixels: Array, fmt: str = "rgb", width: int = 0, height: int = 0) -> F
 class Lib:
     """The library and one classifier in it."""
 
-    def __init__(self, path: Path, bundle: Path) -> None:
+    def __init__(self, path: Path, bundle: Path, backend: str = "auto") -> None:
         self.vtn = c.CDLL(str(path))
         self.vtn.vtn_last_error.restype = c.c_char_p
         self.handle = c.c_void_p()
-        self._check(self.vtn.vtn_classifier_open(str(bundle).encode(), None, c.byref(self.handle)))
+        self.vtn.vtn_classifier_backend.restype = c.c_char_p
+        options = Options(struct_size=c.sizeof(Options), backend=backend.encode())
+        self._check(self.vtn.vtn_classifier_open(str(bundle).encode(), c.byref(options), c.byref(self.handle)))
+        self.backend = self.vtn.vtn_classifier_backend(self.handle).decode()
         self.classes = self.vtn.vtn_classifier_num_classes(self.handle)
         self.width = self.vtn.vtn_classifier_feature_dim(self.handle)
 

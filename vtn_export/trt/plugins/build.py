@@ -57,7 +57,7 @@ def source_folder() -> Path:
     folder = Path(given) if given else Path(__file__).resolve().parents[3] / "plugins"
     if not (folder / "CMakeLists.txt").is_file():
         raise PluginError(
-            f"{folder}: no plugin sources; run from a checkout of vtn-export or set {SOURCES_VARIABLE} to its plugins/"
+            f"{folder}: no plugin sources; in a checkout: pip install --editable . (or set {SOURCES_VARIABLE})"
         )
     return folder
 
