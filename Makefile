@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_STAMP := $(VENV)/.demo-installed
 TEST_STAMP := $(VENV)/.test-installed
 
-.PHONY: help demo train eval-shapes test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench clean test-libvtn fuzz
+.PHONY: help demo train eval-shapes test lint format unit test-kernels test-cuda12 test-engines test-batch test-triton test-validate test-benchmarks gpu-check bench picture clean test-libvtn fuzz
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -89,6 +89,12 @@ fuzz: $(TEST_STAMP) ## libFuzzer on libvtn's manifest reader and C ABI (10 minut
 
 gpu-check: $(DEMO_STAMP) ## On a machine with a GPU: build, validate and time every engine, one report
 	@$(BIN)/python benchmarks/gpu_check.py $(BUNDLE)
+
+picture: $(TEST_STAMP) ## The README's picture, from a report of the demo's bundle and first clip (after `make demo`)
+	$(BIN)/vtn-export report demo/vtn-bundle -o demo/report.html --png demo/png --quick \
+	  --video "$$(ls demo/clips/*.mp4 | head -n 1)" --frames 64
+	$(BIN)/python -c "from PIL import Image; \
+	  Image.open('demo/png/timeline.png').quantize(256, method=2).save('docs/report.png', optimize=True)"
 
 bench: $(TEST_STAMP) ## Measure against peers (half an hour, quiet); results, tables, plots: benchmarks/
 	$(BIN)/python benchmarks/run_all.py
