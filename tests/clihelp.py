@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,25 @@ def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_bundle(cli: Cli, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bundles") / "small"
-    result = cli("onnx", "--config", small_config, "--out", path, "--seed", 3)
-    assert result.code == 0, result.err
-    return path
+    """Exported with seed 3, all parts, fp32. Do not write in it."""
+
+    def make(path: Path) -> None:
+        result = cli("onnx", "--config", small_config, "--out", path, "--seed", 3)
+        assert result.code == 0, result.err
+
+    return once(tmp_path_factory, "small", make)
+
+
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A path that `make` wrote, once a run: the first of pytest's workers that asks makes it, the others wait.
+
+    An export is seven processor seconds, and a session's fixture is made anew in every worker and every conftest.
+    """
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "made-once"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            make(folder / name)
+    return folder / name

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.clihelp import SMALL
+from tests.clihelp import cli, small_bundle, small_config
 from vtn_export.errors import MissingDependencyError
 from vtn_export.video import shipped_clip
 
+__all__ = ["cli", "small_bundle", "small_config"]
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,19 +32,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "engines" / "targets", source / "engines" / "targets")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     pip = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", ROOT / ".ci/constraints.txt", source], check=True, cwd=folder)
+    # what is imported is compiled when it is; compiling all of sympy and onnx here took half of the time
+    subprocess.run([*pip, "--no-compile", "--constraint", ROOT / ".ci/constraints.txt", source], check=True, cwd=folder)
     return folder / "venv" / "bin"
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from vtn_export.onnx.create import create_bundle
-
-    folder = tmp_path_factory.mktemp("base-bundle")
-    config = folder / "small.toml"
-    config.write_text(SMALL)
-    create_bundle(folder / "bundle", config=config)
-    return folder / "bundle"
+def bundle(small_bundle: Path) -> Path:
+    return small_bundle
 
 
 def run(base: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

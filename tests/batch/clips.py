@@ -10,20 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from tests.clihelp import SMALL
 from tests.video.make import corrupt, cut, textured_frames, write
 from vtn_export.batch.results import PARTS
 from vtn_export.bundle import MANIFEST, Bundle
-from vtn_export.onnx.create import create_bundle
 
 Rows = dict[str, dict[str, Any]]
-
-
-def make_bundle(folder: Path) -> Bundle:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "small.toml").write_text(SMALL)
-    create_bundle(folder / "bundle", config=folder / "small.toml", seed=3)
-    return Bundle.open(folder / "bundle")
 
 
 def other_bundle(bundle: Bundle, folder: Path) -> Bundle:

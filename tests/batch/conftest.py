@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.clips import Rows, make_archive, make_bundle, read
-from tests.clihelp import cli
+from tests.batch.clips import Rows, make_archive, read
+from tests.clihelp import cli, small_bundle, small_config
 from vtn_export.batch.run import BatchOptions, run_batch
 from vtn_export.bundle import Bundle
 
-__all__ = ["cli"]
+__all__ = ["cli", "small_bundle", "small_config"]
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +20,8 @@ def batch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(batch_folder: Path) -> Bundle:
-    return make_bundle(batch_folder)
+def bundle(small_bundle: Path) -> Bundle:
+    return Bundle.open(small_bundle)
 
 
 @pytest.fixture(scope="session")

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.clips import make_bundle
-from tests.clihelp import cli
+from tests.clihelp import cli, small_bundle, small_config
 from vtn_export.bundle import Bundle
 from vtn_export.serve.repository import Form, ServeOptions, write_repository
 from vtn_export.serve.server import TritonServer
 
-__all__ = ["cli"]
+__all__ = ["cli", "small_bundle", "small_config"]
 
 IDLE_SECONDS = 3.0
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("serve"))
+def bundle(small_bundle: Path) -> Bundle:
+    return Bundle.open(small_bundle)
 
 
 def started(bundle: Bundle, folder: Path, form: Form) -> TritonServer:

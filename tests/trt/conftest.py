@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.clihelp import once
+
 SMALL: dict[str, Any] = {
     "num_classes": 5,
     "mlp_dim": 32,
@@ -32,7 +34,7 @@ def make(folder: Path, config: Any, **options: Any) -> Path:
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """fp32, all parts, a quarter of a megabyte: an engine of it builds in a second. Do not write here."""
-    return make(tmp_path_factory.mktemp("small") / "bundle", SMALL)
+    return once(tmp_path_factory, "bundle", lambda path: make(path, SMALL))
 
 
 @pytest.fixture
