@@ -1,9 +1,11 @@
-"""Does dilation in the upper layer help? Temporal encoders trained alike, with and without, on fixed features.
+"""Does dilation in the upper layers' heads help? Temporal encoders trained alike, with and without, on fixed features.
 
     python examples/train/dilation.py --out runs/shapes          writes runs/shapes/dilation.json
 
 The backbone is the trained one and fixed, and its features are those that the encoder was trained on, so a run takes a
-minute: a reduced budget. Stages of 8, 16, 32 and 64 frames take every 8th to every frame of a 64-frame clip.
+minute: a reduced budget. Three layers, not the preset's two: the head reads the last layer's CLS row alone, which sees
+every frame, so the band of the last layer is read by nobody, dilated or not. Stages of 8, 16, 32 and 64 frames take
+every 8th to every frame of a 64-frame clip.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ from torch import Tensor, nn
 from train import Settings, initial_model
 
 from vtn_export.model.checkpoint import load
+from vtn_export.model.config import ModelConfig
 from vtn_export.model.dense import use_dense_attention
 from vtn_export.model.schedule import staged_schedule, with_window
 from vtn_export.model.vtn import VTN
 
 FRAMES = 64
-DILATIONS = {"none": 1, "2 in both heads of the upper layer": (1, 2)}
+WINDOWS = (16, 32, 32)  # of the layers; each stage has its share of them
+DILATIONS = {
+    "none": ((1, 1), (1, 1), (1, 1)),
+    "2 in one of two heads above the first layer": ((1, 1), (1, 2), (1, 2)),
+    "2 in both heads above the first layer": ((1, 1), (2, 2), (2, 2)),
+}
 
 
 def main() -> None:
@@ -62,13 +70,18 @@ def _featured(model: VTN, clips: list[Small]) -> tuple[Tensor, Tensor]:
     return torch.cat([features(model, clip.frames) for clip in clips]), torch.tensor([clip.label for clip in clips])
 
 
-def _trained(backbone: VTN, dilation: Any, data: tuple[Tensor, Tensor], steps: tuple[int, ...], seed: int) -> VTN:
-    """A temporal encoder and head from nothing; the window reaches its 64 frames' share of the preset."""
+def dilated(backbone: VTN, dilation: Any, seed: int) -> VTN:
+    """An untrained model of three layers for the features of `backbone`."""
     config = backbone.config
-    fresh = initial_model(
-        seed,
-        dataclasses.replace(config, temporal=dataclasses.replace(config.temporal, dilation=dilation, num_heads=2)),
+    temporal = dataclasses.replace(
+        config.temporal, num_layers=len(WINDOWS), one_sided_window=WINDOWS, dilation=dilation
     )
+    return initial_model(seed, ModelConfig.from_any(dataclasses.replace(config, temporal=temporal)))
+
+
+def _trained(backbone: VTN, dilation: Any, data: tuple[Tensor, Tensor], steps: tuple[int, ...], seed: int) -> VTN:
+    """A temporal encoder and head from nothing, in Longformer's stages."""
+    fresh = dilated(backbone, dilation, seed)
     generator = torch.Generator().manual_seed(seed)
     reversed_labels = torch.tensor(shapes.REVERSED)
     for stage in staged_schedule(frames=8, window=1, learning_rate=1e-3, steps=steps):

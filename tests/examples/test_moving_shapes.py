@@ -80,11 +80,15 @@ def test_the_bundle_names_its_weights_and_labels(bundle: Bundle) -> None:
 
 
 def test_held_out_clips_are_named_as_the_evaluation_says(seen: Seen) -> None:
-    """Within 3.3 standard errors (99.9 %) of the share of 1,000 clips that PyTorch named in the shipped evaluation."""
+    """A model that is right on 95 % is right on 107 of 120 at least (99.9 %); and the shipped evaluation's share holds.
+
+    Within 3.3 standard errors (99.9 %) of what PyTorch named of 1,000 clips.
+    """
     right = [
         int(seen.logits(features).argmax()) == label for features, label in zip(seen.features, seen.labels, strict=True)
     ]
     share = json.loads((DATA / "moving_shapes.json").read_text())["evaluation"]["16-64"]["top1"]
+    assert sum(right) >= 107
     assert abs(np.mean(right) - share) <= 3.3 * np.sqrt(share * (1 - share) / CLIPS)
 
 
@@ -114,9 +118,6 @@ def test_one_frame_does_not_tell(seen: Seen) -> None:
     assert sum(np.array(guesses) == seen.labels) <= 51
 
 
-@pytest.mark.xfail(
-    reason="these weights reach 89.3 % of 1,000 held-out clips, not the 95 % that is promised", strict=True
-)
 def test_the_evaluation_that_ships_meets_what_is_promised() -> None:
     record = json.loads((DATA / "moving_shapes.json").read_text())
     found = record["evaluation"]

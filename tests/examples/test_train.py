@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from vtn_export.model.checkpoint import read_state
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "train"))
+import dilation
 import encoder
 import evaluate
 import positions
@@ -131,3 +133,13 @@ def test_evaluation_counts_every_kind_of_clip(monkeypatch: pytest.MonkeyPatch) -
     mean = sum(result["16-64"]["per_class"].values()) / 10
     assert result["16-64"]["top1"] == pytest.approx(mean)
     assert 0 <= result["16-64"]["shuffled_way_kept"] <= 1
+
+
+@torch.no_grad()
+def test_the_dilations_compared_are_different_models() -> None:
+    """A window of the last layer is read by nobody: two layers would compare a model with itself."""
+    backbone = train.initial_model(0)
+    features = torch.randn(1, 80, backbone.config.hidden_dim)
+    logits = [dilation.dilated(backbone, own, 0).eval().classify(features) for own in dilation.DILATIONS.values()]
+    for first, second in itertools.combinations(logits, 2):
+        assert (first - second).abs().max() > 1e-4
