@@ -133,7 +133,11 @@ def test_sets_that_are_none(cli: Cli, small_bundle: Path, tmp_path: Path) -> Non
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00bad")
+    listed = tmp_path / "listed"
+    listed.mkdir()
+    (listed / "labels.csv").write_text(texts["cells.csv"])
     cases = {
+        listed: f"did you mean {listed / 'labels.csv'}?",
         other.parent: "1 labels are not the bundle's: got 'nobody knows'",
         empty: "no videos in it",
         tmp_path / "absent": "no such folder or file",

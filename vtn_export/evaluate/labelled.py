@@ -56,7 +56,9 @@ def read_labelled(source: Path, labels: Sequence[str]) -> LabelledSet:
     except OSError as error:
         raise DatasetError(f"dataset {source}: {error.strerror or error}; {_EXPECTED}") from None
     if not rows:
-        raise DatasetError(f"dataset {source}: no videos in it; {_EXPECTED}")
+        lists = sorted(source.glob("*.csv")) if source.is_dir() else []
+        hint = f"; did you mean {lists[0]}?" if lists else ""
+        raise DatasetError(f"dataset {source}: no videos in it; {_EXPECTED}{hint}")
     index = {label: number for number, label in enumerate(labels)}
     unknown = sorted({label for _, label in rows if label not in index})
     if unknown:
