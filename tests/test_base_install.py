@@ -32,8 +32,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "engines" / "targets", source / "engines" / "targets")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     pip = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # what is imported is compiled when it is; compiling all of sympy and onnx here took half of the time
-    subprocess.run([*pip, "--no-compile", "--constraint", ROOT / ".ci/constraints.txt", source], check=True, cwd=folder)
+    # compiled here: where PYTHONDONTWRITEBYTECODE is set, every start would compile again
+    subprocess.run([*pip, "--constraint", ROOT / ".ci/constraints.txt", source], check=True, cwd=folder)
     return folder / "venv" / "bin"
 
 
