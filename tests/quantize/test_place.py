@@ -110,6 +110,23 @@ def test_saturates_and_keeps_the_residual_exact() -> None:
         np.testing.assert_allclose(session.run({"x": x})["y"], 6.0, atol=2e-3)
 
 
+@pytest.mark.parametrize("precision", FORMATS)
+def test_a_relu_before_quantized_inputs_stays(precision: QuantizedPrecision) -> None:
+    """ONNX Runtime has a rewrite that drops it, for int8 where zero is the lowest step, for float8 always."""
+    model = _graph(
+        "g (float[n, 32, 4, 4] x) => (float[n, 32, 2, 2] y) {\nr = Relu(x)\ny = Conv(r, c)\n}",
+        c=np.random.default_rng(0).standard_normal((32, 32, 3, 3)),
+    )
+    layers, _ = find_layers(model, precision)
+    placed = place(model, layers, {("backbone.y/Conv", 0): 4.0}, precision)
+    spec = GraphSpec((TensorSpec("x", "float32", ("n", 32, 4, 4)),), (TensorSpec("y", "float32", ("n", 32, 2, 2)),))
+    x = np.random.default_rng(1).standard_normal((3, 32, 4, 4)).astype(np.float32)
+    with OrtSession(placed.SerializeToString(), spec) as session:
+        got, same, nothing = (session.run({"x": part})["y"] for part in (x, np.maximum(x, 0), np.minimum(x, 0)))
+    np.testing.assert_allclose(got, same, atol=1e-5)
+    assert np.abs(got).max() > 1 and not nothing.any()
+
+
 ATTENTION = """g (float[b, s, 32] q, float[b, s, 32] k, float[b, s, 32] v) => (float[b, s, 32] y) {
     t = Transpose<perm = [0, 2, 1]>(k)
     scores = MatMul(q, t)

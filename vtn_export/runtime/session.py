@@ -13,7 +13,9 @@ from vtn_export.spec import FEATURES, Array, GraphSpec, check_inputs
 
 # ONNX Runtime's fused Add + LayerNormalization kernel is slower on CPUs than the two apart: the whole
 # temporal encoder of vit_b_vtn takes 5-6 % less without it (benchmarks/temporal.py).
-_DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
+# Its rewrite of Relu before QuantizeLinear drops the Relu of float8 too, where negative numbers stay negative: features
+# of a ResNet in FP8 were off by more than their own size (1.32.0).
+_DISABLED_OPTIMIZERS = ["SkipLayerNormFusion", "ReluQuantRewrite"]
 
 # Frames from which the temporal graph runs in blocks of tokens (vtn_export/runtime/token_blocks.py); on 1,024 frames
 # blocks cost 10 %.
