@@ -21,8 +21,8 @@ import numpy as np
 import positions
 import torch
 from evaluate import PRESET, heldout_clips, top1
-from run import Run
 from torch import Tensor, nn
+from training_run import Run
 
 from vtn_export.model.checkpoint import random_model
 from vtn_export.model.config import ModelConfig

@@ -183,7 +183,6 @@ BACKBONES = [
 ONE_LAYER = SMALL.replace("num_layers = 2", "num_layers = 1")
 
 
-@pytest.mark.timeout(3600)  # two minutes of work, which a busy machine has taken ten for
 @pytest.mark.parametrize(
     "name", [BACKBONES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES[1:])]
 )

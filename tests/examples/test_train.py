@@ -19,9 +19,9 @@ import dilation
 import encoder
 import evaluate
 import positions
-import run
 import shapes
 import train
+import training_run
 
 SETTINGS = train.Settings(
     position_steps=5, position_clips=4, frames=4, window=2, steps=(2, 1), clips=2, copies=2, clips_a_batch=2,
@@ -42,12 +42,12 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "SAVE_EVERY", 1)
+    monkeypatch.setattr(training_run, "SAVE_EVERY", 1)
     torch.use_deterministic_algorithms(True)
     try:
         train.train(tmp_path / "whole", SETTINGS)
         saves = []
-        save = run.Run._save
+        save = training_run.Run._save
 
         def then_die(*arguments: Any) -> None:
             save(*arguments)
@@ -55,7 +55,7 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: py
             if len(saves) in (3, 5, 6, 7):  # amid a pool, between parts, in a stage of the encoder's and after it
                 raise KilledError
 
-        monkeypatch.setattr(run.Run, "_save", then_die)
+        monkeypatch.setattr(training_run.Run, "_save", then_die)
         for _ in range(4):
             with pytest.raises(KilledError):
                 train.train(tmp_path / "killed", SETTINGS)
@@ -90,7 +90,7 @@ def test_each_part_learns_its_own_and_leaves_the_rest(tmp_path: Path) -> None:
     model = train.initial_model(0)
     width = model.projection.out_features
     modules = {"model": model, "where": torch.nn.Linear(width, 4), "every": torch.nn.Linear(width, 10)}
-    train.learn_positions(run.Run(tmp_path, settings), modules, settings)
+    train.learn_positions(training_run.Run(tmp_path, settings), modules, settings)
     moved = train.train(tmp_path, settings).state_dict()  # goes on with the second part
     positioned = model.state_dict()
     for name in start:

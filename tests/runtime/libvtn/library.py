@@ -64,7 +64,7 @@ def sanitized() -> Path:
 
 
 def run(*command: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([str(part) for part in command], input=stdin, capture_output=True, check=False, timeout=900)
+    return subprocess.run([str(part) for part in command], input=stdin, capture_output=True, check=False, timeout=300)
 
 
 class LibError(Exception):
