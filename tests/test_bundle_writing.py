@@ -297,7 +297,7 @@ def test_a_reader_always_sees_a_whole_bundle(tmp_path: Path) -> None:
     write(path, b"0")
     code = """
     sys.path.insert(0, sys.argv[2])
-    from tests.test_bundle import write
+    from tests.bundlehelp import write
     for i in range(60): write(Path(sys.argv[1]), str(i).encode() * 2000)
     """
     child = _child(code, str(path), str(Path(__file__).parent.parent))

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests import oracle
+from tests.bundlehelp import snapshot
 from tests.model import small
 from tests.onnx import graphs
-from tests.test_bundle import snapshot
 from tests.tolerances import tolerance
 from vtn_export.bundle import Bundle, sha256
 from vtn_export.errors import AccuracyError, BundleError, CheckpointError, ConfigError, OutputError, UsageError

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.bundlehelp import snapshot
 from tests.clihelp import Cli
 from tests.quantize.conftest import clip, labelled
-from tests.test_bundle import snapshot
 from tests.video.make import write
 from vtn_export.backends import Sessions
 from vtn_export.bundle import MANIFEST, Bundle
