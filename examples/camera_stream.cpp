@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
         if (argc > 4) options.window = std::atoi(argv[4]);
         vtn::Stream stream(classifier, options);
         gst_element_set_state(pipeline, GST_STATE_PLAYING);
+        std::uint64_t offered = 0;
         while (GstSample* sample = gst_app_sink_pull_sample(GST_APP_SINK(sink))) {
             try {
                 offer(stream, sample);
@@ -79,20 +80,30 @@ int main(int argc, char** argv) {
                 throw;
             }
             gst_sample_unref(sample);
+            ++offered;
             if (const auto result = stream.poll()) print(classifier, *result);
         }
-        while (const auto result = stream.poll(1.0)) print(classifier, *result);
-        const vtn_counters counters = stream.counters();
+        // The source has ended; the frames that still wait have not been looked at yet
+        vtn_counters counters = stream.counters();
+        while (counters.frames + counters.dropped < offered) {
+            if (const auto result = stream.poll(0.1)) print(classifier, *result);
+            counters = stream.counters();
+        }
+        if (const auto result = stream.poll()) print(classifier, *result);
         std::printf("%llu frames, %llu results, %llu dropped\n", static_cast<unsigned long long>(counters.frames),
                     static_cast<unsigned long long>(counters.results),
                     static_cast<unsigned long long>(counters.dropped));
         GstBus* bus = gst_element_get_bus(pipeline);
-        if (GstMessage* message = gst_bus_pop_filtered(bus, GST_MESSAGE_ERROR)) {
+        GstMessage* message = gst_bus_pop_filtered(bus, GST_MESSAGE_ERROR);
+        gst_object_unref(bus);
+        if (message != nullptr) {
             GError* broken = nullptr;
             gst_message_parse_error(message, &broken, nullptr);
-            throw vtn::Error(6, std::string("camera: ") + (broken != nullptr ? broken->message : "broke"));
+            const std::string told = broken != nullptr ? broken->message : "broke";
+            g_clear_error(&broken);
+            gst_message_unref(message);
+            throw vtn::Error(6, "camera: " + told);
         }
-        gst_object_unref(bus);
     } catch (const vtn::Error& error) {
         std::fprintf(stderr, "camera_stream: %s\n", error.what());
         code = error.code();

@@ -15,7 +15,7 @@ import vtn_export
 PACKAGE = Path(vtn_export.__file__).parent
 # data flows down this list: checkpoint -> torch model -> ONNX -> engine -> session -> report
 ROOMS = (
-    "errors", "deps", "spec", "bundle", "video", "runtime", "model", "onnx", "trt", "backends",
+    "errors", "deps", "spec", "untrusted", "bundle", "video", "runtime", "model", "onnx", "trt", "backends",
     "evaluate", "quantize", "batch", "serve", "cli",
 )  # fmt: skip
 MAX_LINES = 400

@@ -37,10 +37,10 @@ from vtn_export.spec import (
     Precision,
     Preprocessing,
 )
+from vtn_export.untrusted import read_json
 
 SCHEMA_VERSION = 1
 MANIFEST, LABELS, GOLDEN = "manifest.json", "labels.txt", "golden.npz"
-_MAX_MANIFEST_BYTES = 16 << 20
 _ENGINES = "engines"  # built from the graphs, beside them, with their own records; not the manifest's
 
 
@@ -186,12 +186,10 @@ class Bundle:
             raise BundleError(f"bundle {path}: no such folder; make one with `vtn-export onnx --out {path}`")
         manifest = path / MANIFEST
         try:
-            if manifest.stat().st_size > _MAX_MANIFEST_BYTES:
-                raise BundleError(f"{manifest}: larger than {_MAX_MANIFEST_BYTES >> 20} MiB, not a manifest")
-            data = json.loads(manifest.read_text(encoding="utf-8"))
+            data = read_json(manifest)
         except FileNotFoundError:
             raise BundleError(f"bundle {path}: no {MANIFEST} in it; expected a folder of `vtn-export onnx`") from None
-        except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of 5,000 digits
+        except (OSError, ValueError) as error:
             raise BundleError(f"{manifest}: cannot be read ({error})") from None
         return cls(path, Manifest.from_json(data, manifest))
 

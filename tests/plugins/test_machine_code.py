@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 
-from tests.plugins.library import ROOT, build_library
+from tests.plugins.library import build_library
 from tests.plugins.machine import dump, sass
 from vtn_export.trt import plugins
 
@@ -60,23 +59,3 @@ def test_exports_and_needs() -> None:
     assert all(re.match(r"lib(c|m|pthread|dl|rt)\.so|ld-linux", name) for name in info.needed), info.needed
     assert info.problems == ()
     assert info.compute_capabilities == ("8.0",)
-
-
-def test_sources_keep_the_house_style() -> None:
-    import shutil
-
-    tool = next((t for t in ("clang-format-19", "clang-format-22", "clang-format") if shutil.which(t)), None)
-    if tool is None:
-        pytest.skip("clang-format: not found; apt-get install clang-format-19")
-    folders = (ROOT / "plugins", ROOT / "tests" / "cpp" / "plugins")
-    files = [
-        str(path)
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.suffix in {".h", ".cpp", ".cu", ".cuh"} and "build" not in path.relative_to(folder).parts
-    ]
-    done = subprocess.run(
-        [tool, "--dry-run", "-Werror", f"--style=file:{ROOT / 'plugins' / '.clang-format'}", *files],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[:2000]

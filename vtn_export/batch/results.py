@@ -25,6 +25,7 @@ from vtn_export.batch.stage import Outcome
 from vtn_export.bundle import MANIFEST, Bundle, sha256, writing_file
 from vtn_export.deps import require
 from vtn_export.errors import BundleError, OutputError
+from vtn_export.untrusted import read_json
 
 SCHEMA, SCHEMA_VERSION = "vtn-export/batch", 1
 RECORD, PARTS = "batch.json", "part-*.parquet"
@@ -68,7 +69,7 @@ class Record:
 def load_record(folder: Path) -> Record:
     """Raises OutputError where the folder holds no results of a batch run, or newer ones."""
     try:
-        data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        data = read_json(folder / RECORD)
         if data.pop("schema") != SCHEMA:
             raise ValueError("another schema")
         version = data.pop("schema_version")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vtn_export.errors import ShapeError
+from vtn_export.untrusted import read_json
 
 MAX_BYTES = 256 << 20
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -45,10 +46,8 @@ def read_document(path: Path, schema: str, version: int, shape: Any, *, made_by:
     another type.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ShapeError(f"{path}: larger than {MAX_BYTES >> 20} MiB, not a result of `{made_by}`")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of 5,000 digits
+        data = read_json(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ShapeError(f"{path}: cannot be read ({said[:200]}); expected a result of `{made_by}`") from None
     if not isinstance(data, dict) or data.get("schema") != schema:

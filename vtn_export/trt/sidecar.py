@@ -7,7 +7,6 @@ expected and the command that rebuilds.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -21,10 +20,10 @@ from vtn_export.trt import profile as profiles_module
 from vtn_export.trt.gpu import Gpu
 from vtn_export.trt.plugin_form import PluginRecord
 from vtn_export.trt.profile import Profile
+from vtn_export.untrusted import read_json
 
 SCHEMA_VERSION = 1
 FOLDER = "engines"
-_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,10 @@ def record_path(bundle: Bundle, name: str) -> Path:
 def read(path: Path) -> Sidecar:
     """Raises EngineError."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise EngineError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, not an engine record")
-        return Sidecar.from_json(json.loads(path.read_text(encoding="utf-8")), path)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
         raise EngineError(f"{path}: cannot be read ({error}); build the engine again") from None
+    return Sidecar.from_json(data, path)
 
 
 def sidecars(bundle: Bundle) -> list[Path]:

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -17,7 +18,6 @@ namespace vtn::detail {
 namespace {
 
 constexpr int kSchema = 1;
-constexpr std::size_t kMaxManifest = 16 << 20;
 
 std::string plain_name(const Json& value, const std::string& what) {
     const std::string text = string(value, what);
@@ -44,7 +44,7 @@ std::vector<TensorSpec> tensors(const Json& items, const std::string& what) {
     return specs;
 }
 
-Preprocessing preprocessing(const Json& data, const std::string& where) {
+Preprocessing preprocessing(const Json& data) {
     Preprocessing pre;
     try {
         pre.short_side = integer(at(data, "short_side"), "short_side", INT32_MIN, INT32_MAX);
@@ -58,7 +58,6 @@ Preprocessing preprocessing(const Json& data, const std::string& where) {
     } catch (const Malformed& error) {
         throw Error(VTN_ERROR_BUNDLE, std::string("preprocessing: malformed (") + error.what() + ")");
     }
-    (void)where;
     // 16384: the largest that keeps crops and their taps in memory that a device has
     const bool sizes = pre.short_side >= 1 && pre.crop_size >= 1 && pre.num_frames >= 1 && pre.short_side <= 16384;
     if (!sizes || !(pre.std[0] > 0 && pre.std[1] > 0 && pre.std[2] > 0)) {
@@ -173,7 +172,7 @@ Manifest read_manifest(const std::string& text, const std::string& where) {
                             " a quantization record");
         }
         manifest.input_type = type == "uint8" ? InputType::uint8 : InputType::float32;
-        manifest.preprocessing = preprocessing(at(data, "preprocessing"), where);
+        manifest.preprocessing = preprocessing(at(data, "preprocessing"));
         const Json& config = object(at(data, "config"), "config");
         if (config.contains("temporal") && config["temporal"].contains("max_position_embeddings")) {
             manifest.frame_positions =
@@ -186,16 +185,26 @@ Manifest read_manifest(const std::string& text, const std::string& where) {
     }
 }
 
-std::string read_file(const std::string& path) {
+std::string read_file(const std::string& path, std::size_t most) {
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
     if (file == nullptr) throw std::system_error(errno, std::generic_category());
     std::string bytes;
     struct stat status{};
-    if (fstat(fileno(file.get()), &status) == 0 && status.st_size > 0) bytes.reserve(std::size_t(status.st_size));
+    if (fstat(fileno(file.get()), &status) == 0 && status.st_size > 0) {
+        bytes.reserve(std::min(std::size_t(status.st_size), most));
+    }
     std::string block(1 << 20, '\0');
-    while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) bytes.append(block, 0, got);
+    while (bytes.size() < most) {
+        const std::size_t got = std::fread(block.data(), 1, std::min(block.size(), most - bytes.size()), file.get());
+        if (got == 0) break;
+        bytes.append(block, 0, got);
+    }
     if (std::ferror(file.get()) != 0) throw std::system_error(errno, std::generic_category());
     return bytes;
+}
+
+std::string read_json(const std::string& path) {
+    return read_file(path, kMaxJson + 1);
 }
 
 Bundle Bundle::open(const std::string& path) {
@@ -214,13 +223,10 @@ Bundle Bundle::open(const std::string& path) {
         throw Error(VTN_ERROR_BUNDLE,
                     "bundle " + path + ": no manifest.json in it; expected a folder of `vtn-export onnx`");
     }
-    if (std::size_t(status.st_size) > kMaxManifest) {
-        throw Error(VTN_ERROR_BUNDLE, manifest + ": larger than 16 MiB, not a manifest");
-    }
     try {
         Bundle bundle;
         bundle.path = path;
-        bundle.manifest = read_manifest(read_file(manifest), manifest);
+        bundle.manifest = read_manifest(read_json(manifest), manifest);
         return bundle;
     } catch (const std::system_error& error) {
         throw Error(VTN_ERROR_BUNDLE, manifest + ": cannot be read (" + error.code().message() + ")");

@@ -51,8 +51,10 @@ public:
 };
 
 // The whole file. Throws std::system_error.
-std::string read_file(const std::string& path);
-// "no such folder", …: what the system says of the last error.
+std::string read_file(const std::string& path, std::size_t most = SIZE_MAX);
+// The same of a file that parse() gets, which refuses what is too large; so no more than that is read.
+std::string read_json(const std::string& path);
+// A digest as messages show it.
 std::string first12(const std::string& digest);
 
 }  // namespace vtn::detail

@@ -14,7 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uintmax_t kMaxRecord = 16 << 20;
 constexpr int kContract = 1;  // of the op, which plugin libraries state
 #if defined(__aarch64__)
 constexpr const char* kMachine = "aarch64";
@@ -93,14 +92,6 @@ std::string shell_word(const std::string& text) {
     return quoted + "'";
 }
 
-std::string read_record(const fs::path& path) {
-    std::error_code none;
-    if (fs::file_size(path, none) > kMaxRecord && !none) {
-        throw Error(VTN_ERROR_ENGINE, path.string() + ": larger than 16 MiB, not an engine record");
-    }
-    return read_file(path.string());
-}
-
 [[noreturn]] void refuse(const EngineRecord& record, const std::vector<std::string>& found) {
     std::string told;
     for (const std::string& one : found) told += (told.empty() ? "" : "; ") + one;
@@ -174,7 +165,7 @@ Found find_engine(const Bundle& bundle, Part part, const Machine& machine, const
     for (const auto& entry : records) {
         const fs::path& path = entry.second;
         try {
-            Found found{read_engine_record(read_record(path), path.string(), path.stem().string()), ""};
+            Found found{read_engine_record(read_json(path.string()), path.string(), path.stem().string()), ""};
             if (found.record.part != name(part)) continue;
             std::vector<std::string> wrong = problems(found.record, bundle, found.bytes);
             machine_problems(found.record, machine, plugin_path, plugin_sha256, wrong);
@@ -197,22 +188,26 @@ Found find_engine(const Bundle& bundle, Part part, const Machine& machine, const
 
 PluginFile find_plugin(const Bundle& bundle, const std::string& given, const std::string& compute_capability) {
     const char* variable = std::getenv("VTN_PLUGIN_LIB");
+    const auto is_file = [](const std::string& at) {
+        std::error_code none;  // a folder that may not be entered holds no file either
+        return fs::is_regular_file(at, none);
+    };
     const std::string beside = bundle.path + "/libvtn_plugins.so";
     std::string path = given, named = given;
-    if (path.empty() && fs::is_regular_file(beside)) path = named = beside;
+    if (path.empty() && is_file(beside)) path = named = beside;
     if (path.empty() && variable != nullptr && *variable != '\0') {
         path = variable;
         named = std::string("VTN_PLUGIN_LIB=") + variable;
     }
     if (path.empty()) return {};
-    if (!fs::is_regular_file(path)) {
+    if (!is_file(path)) {
         throw Error(VTN_ERROR_PLUGIN, named + ": no such file; expected libvtn_plugins.so");
     }
     const std::string again = "; build the library again", record_path = path + ".json";
     const std::string record_name = fs::path(record_path).filename().string();
     std::string text;
     try {
-        text = read_file(record_path);
+        text = read_json(record_path);
     } catch (const std::system_error&) {
         throw Error(VTN_ERROR_PLUGIN,
                     path + ": no " + record_name + " beside it; build it with `vtn-export plugins build`");

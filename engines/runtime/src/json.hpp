@@ -12,6 +12,8 @@ namespace vtn::detail {
 
 using Json = nlohmann::json;
 
+constexpr std::size_t kMaxJson = 16 << 20;  // bytes of a document, as in vtn_export/untrusted.py
+
 struct Malformed : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -24,6 +26,7 @@ inline Json parse(const std::string& text, const std::string& where, int code, c
         return true;
     };
     try {
+        if (text.size() > kMaxJson) throw Malformed("larger than 16 MiB");
         return Json::parse(text, shallow);
     } catch (const std::exception& error) {
         const std::string told = error.what();

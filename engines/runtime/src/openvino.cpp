@@ -34,7 +34,7 @@ std::string inlined_graph(const Bundle& bundle, Part part) {
     const std::string remedy = "; make it with `vtn-export sdk " + bundle.path + " --inline`";
     std::string text;
     try {
-        text = read_file(stem + ".json");
+        text = read_json(stem + ".json");
     } catch (const std::system_error&) {
         throw Error(VTN_ERROR_BACKEND, "bundle " + bundle.path + ": no " + name(part) + " graph for OpenVINO" + remedy);
     }

@@ -1,6 +1,6 @@
-#include "stream_support.hpp"
-
 #include <algorithm>
+
+#include "stream_support.hpp"
 
 namespace vtn::detail {
 namespace {

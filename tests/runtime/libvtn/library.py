@@ -32,12 +32,14 @@ def build(name: str, *settings: str, target: str = "all") -> Path:
     launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
     generator = ["-GNinja"] if shutil.which("ninja") else []
     environment = dict(os.environ, CCACHE_DIR=str(ROOT / "build" / "ccache"))
+    configure = ["cmake", "-S", str(ROOT / "engines" / "runtime"), "-B", str(folder), *generator, *launcher, *settings]
+    compile_all = ["cmake", "--build", str(folder), "--parallel", "2", "--target", target]
     with locked(BUILD / f"{name}.lock"):
-        for command in (
-            ["cmake", "-S", str(ROOT / "engines" / "runtime"), "-B", str(folder), *generator, *launcher, *settings],
-            ["cmake", "--build", str(folder), "--parallel", "2", "--target", target],
-        ):
+        # A kept folder may name a toolchain or a compiler that is there no more: then from nothing
+        for command, other in ((configure, [*configure, "--fresh"]), (compile_all, None)):
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode != 0 and other is not None:
+                done = subprocess.run(other, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return folder
 

@@ -99,7 +99,7 @@ def test_folders_and_files(say: Path, small_bundle: Path, tmp_path: Path) -> Non
     assert cpp(say, "bundle", small_bundle) == (0, "")
     cases = {name: tmp_path / name for name in ("none", "file", "empty", "text", "brackets", "large", "truncated")}
     cases["file"].write_text("x")
-    for name, text in (("empty", None), ("text", "not JSON"), ("brackets", "[" * 200000), ("large", " " * (17 << 20))):
+    for name, text in zip(("empty", "text", "brackets", "large"), (None, *UNREADABLE), strict=True):
         cases[name].mkdir()
         if text is not None:
             (cases[name] / "manifest.json").write_text(text)
@@ -118,6 +118,8 @@ def test_folders_and_files(say: Path, small_bundle: Path, tmp_path: Path) -> Non
     assert cpp(say, "graph", part, "full") == python(lambda: Bundle.open(part).graph("full"))
 
 
+# no JSON, nested without end, larger than a document may be
+UNREADABLE = ("{", "[" * 200000, " " * (17 << 20))
 LIBRARY = {
     "schema": 1, "version": "1", "contract_version": 1, "creators": [], "compute_capabilities": [SM],
     "machine": "x86_64", "cuda": "13.0", "tensorrt_headers": "10.14.1",
@@ -150,8 +152,11 @@ def test_plugin_libraries(say: Path, small_bundle: Path, tmp_path: Path, name: s
     told = plain(python(lambda: find.find_library(SM, bundle)))
     assert told[0] == (0 if name == "good" else 14)
     assert plain(cpp(say, "plugin", bundle, SM)) == told
-    (bundle / "libvtn_plugins.so.json").write_text("{")
-    assert plain(cpp(say, "plugin", bundle, SM)) == plain(python(lambda: find.find_library(SM, bundle)))
+    for text in UNREADABLE:
+        (bundle / "libvtn_plugins.so.json").write_text(text)
+        told = plain(python(lambda: find.find_library(SM, bundle)))
+        assert told[0] == 14
+        assert plain(cpp(say, "plugin", bundle, SM)) == told
 
 
 def engine_record(bundle: Bundle, engine: Path) -> dict[str, Any]:
@@ -214,6 +219,12 @@ def test_engines(say: Path, small_bundle: Path, tmp_path: Path, name: str) -> No
     told = plain(python(loaded))
     assert told[0] == (0 if name == "good" else 13)
     assert plain(cpp(say, *ask)) == told
+    if name == "good":
+        for text in UNREADABLE:
+            (engine.parent / "e.json").write_text(text)
+            assert (told := plain(python(loaded)))[0] == 13
+            assert plain(cpp(say, *ask)) == told
+        (engine.parent / "e.json").write_text(json.dumps(record))
     engine.write_bytes(b"engin")  # truncated
     assert plain(cpp(say, *ask)) == plain(python(loaded))
     engine.unlink()

@@ -9,6 +9,7 @@ from typing import Any
 
 from vtn_export.bundle import sha256, writing_file
 from vtn_export.errors import PluginError
+from vtn_export.untrusted import read_json
 
 SCHEMA = 1
 CONTRACT_VERSION = 1  # of docs/op.md, as the library implements it; onnx/op.py has the graphs'
@@ -50,7 +51,7 @@ def read_sidecar(library: Path) -> Sidecar:
     """The sidecar, its hash checked against the library. Raises PluginError for none, another schema or hash."""
     path = sidecar_path(library)
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = read_json(path)
     except FileNotFoundError:
         raise PluginError(f"{library}: no {path.name} beside it; build it with `vtn-export plugins build`") from None
     except (OSError, ValueError) as error:

@@ -76,8 +76,7 @@ typedef struct vtn_frame {
     int32_t matrix;
     int32_t range;
     int32_t memory;
-    void*
-        stream; /* VTN_DEVICE: the cudaStream_t that makes the pixels, used for the resize; null: the default stream */
+    void* stream; /* VTN_DEVICE: the cudaStream_t that makes the pixels and the resize runs on; null: the default */
 } vtn_frame;
 
 typedef struct vtn_stream_options {
