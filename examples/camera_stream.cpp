@@ -38,6 +38,31 @@ void offer(vtn::Stream& stream, GstSample* sample) {
     gst_video_frame_unmap(&mapped);
 }
 
+// What broke the pipeline, "" where nothing did. The sink does not hear of it by itself.
+std::string error_of(GstElement* pipeline) {
+    GstBus* bus = gst_element_get_bus(pipeline);
+    GstMessage* message = gst_bus_pop_filtered(bus, GST_MESSAGE_ERROR);
+    gst_object_unref(bus);
+    if (message == nullptr) return "";
+    GError* error = nullptr;
+    gst_message_parse_error(message, &error, nullptr);
+    const std::string told = error != nullptr ? error->message : "it broke";
+    g_clear_error(&error);
+    gst_message_unref(message);
+    return told;
+}
+
+// The next frame; null at the source's end, or where it breaks or is silent for ten seconds, which `broken` says.
+GstSample* next(GstElement* pipeline, GstAppSink* sink, std::string& broken) {
+    for (int tenths = 0; tenths < 100; ++tenths) {
+        if (GstSample* sample = gst_app_sink_try_pull_sample(sink, GST_SECOND / 10)) return sample;
+        broken = error_of(pipeline);
+        if (!broken.empty() || gst_app_sink_is_eos(sink)) return nullptr;
+    }
+    broken = "no frame for 10 s";
+    return nullptr;
+}
+
 void print(const vtn::Classifier& classifier, const vtn::Result& result) {
     std::printf("frame %lld, %.0f ms:", static_cast<long long>(result.frame_index), 1e3 * result.latency);
     for (const vtn::Label& label : classifier.top(result.logits, 3)) {
@@ -55,7 +80,7 @@ int main(int argc, char** argv) {
         return 2;
     }
     gst_init(nullptr, nullptr);
-    const std::string launch = std::string(argv[2]) + " ! video/x-raw,format=NV12 ! appsink name=sink sync=false";
+    const std::string launch = std::string(argv[2]) + " ! video/x-raw,format=NV12 ! appsink name=sink max-buffers=8";
     GError* problem = nullptr;
     GstElement* pipeline = gst_parse_launch(launch.c_str(), &problem);
     if (pipeline == nullptr || problem != nullptr) {
@@ -70,9 +95,14 @@ int main(int argc, char** argv) {
         if (argc > 3) options.stride = std::atoi(argv[3]);
         if (argc > 4) options.window = std::atoi(argv[4]);
         vtn::Stream stream(classifier, options);
+        // A camera's frames are taken as they come, and left out where even their resize takes too long. A file plays
+        // at its own pace: it stands for a camera.
+        const bool live = gst_element_set_state(pipeline, GST_STATE_PAUSED) == GST_STATE_CHANGE_NO_PREROLL;
+        g_object_set(sink, "sync", gboolean(!live), "drop", gboolean(live), nullptr);
         gst_element_set_state(pipeline, GST_STATE_PLAYING);
         std::uint64_t offered = 0;
-        while (GstSample* sample = gst_app_sink_pull_sample(GST_APP_SINK(sink))) {
+        std::string broken;
+        while (GstSample* sample = next(pipeline, GST_APP_SINK(sink), broken)) {
             try {
                 offer(stream, sample);
             } catch (...) {
@@ -93,17 +123,8 @@ int main(int argc, char** argv) {
         std::printf("%llu frames, %llu results, %llu dropped\n", static_cast<unsigned long long>(counters.frames),
                     static_cast<unsigned long long>(counters.results),
                     static_cast<unsigned long long>(counters.dropped));
-        GstBus* bus = gst_element_get_bus(pipeline);
-        GstMessage* message = gst_bus_pop_filtered(bus, GST_MESSAGE_ERROR);
-        gst_object_unref(bus);
-        if (message != nullptr) {
-            GError* broken = nullptr;
-            gst_message_parse_error(message, &broken, nullptr);
-            const std::string told = broken != nullptr ? broken->message : "broke";
-            g_clear_error(&broken);
-            gst_message_unref(message);
-            throw vtn::Error(6, "camera: " + told);
-        }
+        if (!broken.empty()) throw vtn::Error(offered == 0 ? 6 : 16, "camera: " + broken);
+        if (offered == 0) throw vtn::Error(6, "camera: no frames");
     } catch (const vtn::Error& error) {
         std::fprintf(stderr, "camera_stream: %s\n", error.what());
         code = error.code();

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,14 +80,46 @@ def test_examples_run(examples: Path, bundle: Path, clip: bytes) -> None:
     assert run(examples / "classify_video", "/none", WIDTH, HEIGHT, stdin=clip).returncode == 8
 
 
+def counted(line: str) -> tuple[int, ...]:
+    found = re.fullmatch(r"(\d+) frames, (\d+) results, (\d+) dropped", line)
+    assert found is not None, line
+    return tuple(map(int, found.groups()))
+
+
 @pytest.mark.timeout(600)
 def test_camera_stream(examples: Path, bundle: Path) -> None:
-    for source in ("videotestsrc num-buffers=40", f"filesrc location={CLIP} ! decodebin ! videoconvert"):
+    for source, frames in (
+        ("videotestsrc num-buffers=40", 40),
+        (f"filesrc location={CLIP} ! decodebin ! videoconvert", 75),
+    ):
         done = run(examples / "camera_stream", bundle, source, 4, 16)
         assert done.returncode == 0, done.stderr
-        assert "results" in done.stdout.decode().splitlines()[-1]
+        *results, last = done.stdout.decode().splitlines()
+        seen, given, dropped = counted(last)
+        # every frame was looked at or counted as dropped; the newest result of those since the last look is printed
+        assert seen + dropped == frames and given == seen // 4
+        assert 1 <= len(results) <= given and all(line.startswith("frame ") for line in results)
+    # in its own time, as a camera: 39 times a thirtieth of a second
+    started = time.monotonic()
+    assert run(examples / "camera_stream", bundle, "videotestsrc num-buffers=40", 4, 16).returncode == 0
+    assert time.monotonic() - started > 1.2
     assert run(examples / "camera_stream", bundle, "videotestsrc num-buffers=4", 0).returncode == 2
     assert run(examples / "camera_stream", bundle, "nosuchelement").returncode == 2
+
+
+@pytest.mark.timeout(120)
+def test_a_camera_that_breaks_ends_with_what_was_seen(examples: Path, bundle: Path) -> None:
+    done = run(examples / "camera_stream", bundle, "filesrc location=/none ! decodebin ! videoconvert")
+    assert (done.returncode, done.stdout) == (6, b"0 frames, 0 results, 0 dropped\n")
+    assert b"camera: Resource not found" in done.stderr
+    source = "videotestsrc num-buffers=60 ! identity error-after=20"
+    done = run(examples / "camera_stream", bundle, source, 4, 16)
+    assert done.returncode == 16, done.stderr
+    assert b"camera: " in done.stderr
+    seen, given, dropped = counted(done.stdout.decode().splitlines()[-1])
+    assert seen + dropped == 19 and given == seen // 4
+    done = run(examples / "camera_stream", bundle, "videotestsrc num-buffers=0")
+    assert (done.returncode, done.stderr) == (6, b"camera_stream: camera: no frames\n")
 
 
 @pytest.mark.timeout(600)
