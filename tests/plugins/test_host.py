@@ -71,7 +71,6 @@ def test_life_on_aarch64() -> None:
     host = build_host(
         "host-aarch64",
         f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / 'cmake' / 'aarch64.cmake'}",
-        f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}",
         "-DCMAKE_CUDA_ARCHITECTURES=87-real;110-real",
         toolkit_root=root,
     )
@@ -104,8 +103,6 @@ def test_presets(preset: str, tmp_path: Path) -> None:
     entries = [f"-DCUDAToolkit_ROOT={root}", f"-DTENSORRT_INCLUDE_DIR={headers.folder}"]
     if preset == "native":
         entries.append("-DCMAKE_CUDA_ARCHITECTURES=80-real")
-    if preset == "aarch64":
-        entries.append(f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}")
     environment = dict(os.environ, CUDACXX=str(root / "bin" / "nvcc"))
     folder = tmp_path / "plugins"
     for command in (

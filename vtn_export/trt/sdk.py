@@ -24,7 +24,7 @@ from vtn_export.errors import BackendError, MissingDependencyError, UsageError
 from vtn_export.runtime.cpu_form import write_cpu_form
 from vtn_export.trt import plugins, targets
 from vtn_export.trt.plugins.build import source_folder
-from vtn_export.trt.plugins.cross import STATIC_RUNTIME, target_libraries
+from vtn_export.trt.plugins.cross import target_libraries
 from vtn_export.trt.plugins.toolchain import check_architectures, complete_root
 
 CPU = "cpu"
@@ -106,21 +106,12 @@ def _gpu_settings(device: targets.Target) -> list[str]:
             raise MissingDependencyError("aarch64-linux-gnu-g++: not found; apt-get install g++-aarch64-linux-gnu")
         root = complete_root(root, target_libraries(toolkit), "aarch64")
         settings.append(f"-DCMAKE_TOOLCHAIN_FILE={source_folder() / 'cmake' / 'aarch64.cmake'}")
-        settings.append(f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}")
     return [
         *settings,
         f"-DCUDAToolkit_ROOT={root}",
         f"-DCMAKE_CUDA_COMPILER={root / 'bin' / 'nvcc'}",
         f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(numbers)}",
-        f"-DVTN_CUDART_STATIC={_static_runtime(root)}",
     ]
-
-
-def _static_runtime(root: Path) -> Path:
-    """libcudart_static.a of a toolkit, in `lib64` or `lib`."""
-    return next((p for p in (root / "lib64", root / "lib") if (p / STATIC_RUNTIME).is_file()), root / "lib64") / (
-        STATIC_RUNTIME
-    )
 
 
 def _build(sources: Path, build: Path, prefix: Path, settings: list[str]) -> None:

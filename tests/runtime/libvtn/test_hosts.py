@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 from pathlib import Path
 
+import openvino
 import pytest
 
 from tests.runtime.libvtn.library import ROOT, build, gpu_settings, run, sanitized
@@ -35,12 +38,44 @@ def test_cross_build_runs_under_qemu() -> None:
     root = complete_root(toolkit.root, target_libraries(toolkit), "aarch64")
     folder = build(
         "aarch64",
-        "-DVTN_BUILD_TESTS=ON", *gpu_settings(root), f"-DCMAKE_CUDA_FLAGS=-L{root / 'lib'}",
-        f"-DVTN_CUDART_STATIC={root / 'lib' / 'libcudart_static.a'}",
+        "-DVTN_BUILD_TESTS=ON", *gpu_settings(root),
         f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'plugins' / 'cmake' / 'aarch64.cmake'}",
     )  # fmt: skip
     done = run("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu", folder / "tests" / "vtn_tests")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:].decode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("preset", ["native", "native-gpu", "jetson", "sanitize", "tsan"])
+def test_presets(preset: str, tmp_path: Path) -> None:
+    """As docs/libvtn.md has them, on a copy of the sources."""
+    for folder in ("engines/runtime", "plugins/cmake", "tests/cpp"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("build"))
+    toolkit = plugins.find_toolkit()
+    root, told = toolkit.root, []
+    if preset == "native":
+        told = [f"-DOpenVINO_DIR={Path(openvino.__file__).parent / 'cmake'}"]
+    elif preset in ("native-gpu", "jetson"):
+        if preset == "jetson":
+            root = complete_root(root, target_libraries(toolkit), "aarch64")
+        told = [f"-DCUDAToolkit_ROOT={root}", f"-DTENSORRT_INCLUDE_DIR={plugins.find_headers().folder}"]
+    commands = [["--preset", preset, *told], ["--build", "--preset", preset, "--parallel", "2"]]
+    if preset not in ("sanitize", "tsan"):
+        commands.append(["--install", f"build/{preset}", "--prefix", str(tmp_path / "prefix")])
+    environment = dict(os.environ, CUDACXX=str(root / "bin" / "nvcc"))
+    for command in [["cmake", *one] for one in commands] + ([["ctest", "--preset", preset]] if not told else []):
+        done = subprocess.run(command, cwd=tmp_path / "engines" / "runtime", env=environment, capture_output=True,
+                              text=True, check=False)  # fmt: skip
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    if told:
+        library = next((tmp_path / "prefix").rglob("libvtn.so"))
+        machine = run("readelf", "-h", library).stdout.decode()
+        assert ("AArch64" if preset == "jetson" else this_machine_in_elf()) in machine
+
+
+def this_machine_in_elf() -> str:
+    return "AArch64" if platform.machine() == "aarch64" else "X86-64"
 
 
 @pytest.mark.timeout(900)

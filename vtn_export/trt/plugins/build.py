@@ -111,7 +111,6 @@ def _cache_entries(cross: str | None, root: Path, headers: Headers, numbers: tup
     yield f"-DCUDAToolkit_ROOT={root}"
     if cross is not None:
         yield f"-DCMAKE_TOOLCHAIN_FILE={source_folder() / 'cmake' / 'aarch64.cmake'}"
-        yield f'-DCMAKE_CUDA_FLAGS=-L"{root / "lib"}"'  # quoted: flags are split at spaces
 
 
 def _without_spaces(root: Path, link: Path) -> Path:
