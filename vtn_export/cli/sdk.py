@@ -14,8 +14,12 @@ from vtn_export.cli.options import RARE, BundleArgument, Json
 @reported
 def command(
     bundle: BundleArgument,
-    target: Annotated[str, typer.Option("--target", help="`cpu`, or a device of `engines/targets`.")] = "cpu",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The tarball to write.")] = Path("vtn-sdk.tar.gz"),
+    target: Annotated[
+        str | None, typer.Option("--target", help="`cpu` (default), or a device of `engines/targets`.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The tarball to write (default: vtn-sdk.tar.gz).")
+    ] = None,
     inline: Annotated[
         bool,
         typer.Option(
@@ -29,15 +33,19 @@ def command(
 ) -> None:
     """Pack headers, library, plugin, bundle and examples for an application without Python."""
     from vtn_export.bundle import Bundle
+    from vtn_export.errors import UsageError
     from vtn_export.runtime.cpu_form import write_cpu_form
     from vtn_export.trt.sdk import write_sdk
 
+    if inline and (target is not None or out is not None):
+        raise UsageError("--inline writes beside the bundle and packs nothing: give it without --target and --out")
     opened = Bundle.open(bundle)
     if inline:
         with Steps()("inline graphs"):
             written = write_cpu_form(opened)
     else:
-        written = [write_sdk(opened, target, out, with_plugin=plugin, step=Steps())]
+        packed = Path("vtn-sdk.tar.gz") if out is None else out
+        written = [write_sdk(opened, target or "cpu", packed, with_plugin=plugin, step=Steps())]
     if as_json:
         print_json({"written": [str(path) for path in written]})
         return

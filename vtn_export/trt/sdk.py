@@ -40,8 +40,8 @@ def write_sdk(
     """Build libvtn for `target` (`cpu`, or a name of `engines/targets`) and pack it with the bundle into `out`.
 
     out: the .tar.gz; written whole or not at all. step: entered with the name of each stage. Raises UsageError (unknown
-    target), MissingDependencyError (a compiler, OpenVINO), BackendError (the build failed, no sources), PluginError,
-    BundleError, OutputError.
+    target, another ending), MissingDependencyError (a compiler, OpenVINO), BackendError (the build failed, no
+    sources), PluginError, BundleError, OutputError.
     """
     sources = _ROOT / "engines" / "runtime"
     if not (sources / "CMakeLists.txt").is_file():
@@ -49,6 +49,8 @@ def write_sdk(
     device = None if target == CPU else targets.load(target)
     if device is not None and device.flavor != "tensorrt":
         raise UsageError(f"--target {target}: its engines are of {device.flavor}, which libvtn does not run")
+    if not out.name.endswith((".tar.gz", ".tgz")):
+        raise UsageError(f"--out {out}: got another ending, expected .tar.gz or .tgz, which is what is written")
     bundle.verify()
     with writing_file(out) as archive, tempfile.TemporaryDirectory(prefix="vtn-sdk-") as name:
         work = Path(name)

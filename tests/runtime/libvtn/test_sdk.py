@@ -94,6 +94,14 @@ def test_what_cannot_be_packed_is_one_line(cli: Cli, small_bundle: Path, tmp_pat
         result = cli("sdk", small_bundle, "--target", target, "-o", tmp_path / "sdk.tar.gz", "--json")
         assert result.code == code, result.err
         assert said in json.loads(result.out)["error"]
+    for said, options in (
+        ("expected .tar.gz or .tgz", ("-o", tmp_path / "sdk.zip")),
+        ("without --target and --out", ("--inline", "-o", tmp_path / "sdk.tar.gz")),
+        ("without --target and --out", ("--inline", "--target", "cpu")),
+    ):
+        result = cli("sdk", small_bundle, *options, "--json")
+        assert result.code == 2, result.err
+        assert said in json.loads(result.out)["error"]
     assert not list(tmp_path.iterdir())
     damaged = tmp_path / "none"
     assert cli("sdk", damaged, "-o", tmp_path / "sdk.tar.gz").code == 8
