@@ -11,12 +11,12 @@
 #include <vtn/classifier.hpp>
 
 int main(int argc, char** argv) {
-    if (argc != 4 && argc != 5) {
-        std::fprintf(stderr, "usage: classify_video BUNDLE WIDTH HEIGHT [rgb24|nv12] < FRAMES\n");
+    if (argc < 4 || argc > 6) {
+        std::fprintf(stderr, "usage: classify_video BUNDLE WIDTH HEIGHT [rgb24|nv12 [bt601|bt709]] < FRAMES\n");
         return 2;
     }
     const int width = std::atoi(argv[2]), height = std::atoi(argv[3]);
-    const std::string format = argc == 5 ? argv[4] : "rgb24";
+    const std::string format = argc > 4 ? argv[4] : "rgb24";
     const bool nv12 = format == "nv12";
     if (!nv12 && format != "rgb24") {
         std::fprintf(stderr, "classify_video: got format %s, expected rgb24 or nv12\n", argv[4]);
@@ -27,6 +27,13 @@ int main(int argc, char** argv) {
                      argv[3]);
         return 2;
     }
+    // Raw frames do not say their colour matrix. Players take BT.709 for high definition.
+    const std::string matrix = argc > 5 ? argv[5] : height >= 720 ? "bt709" : "bt601";
+    if (matrix != "bt601" && matrix != "bt709") {
+        std::fprintf(stderr, "classify_video: got matrix %s, expected bt601 or bt709\n", argv[5]);
+        return 2;
+    }
+    const int yuv = matrix == "bt709" ? VTN_BT709 : VTN_BT601;
     try {
         vtn::Classifier classifier(argv[1]);
         const std::size_t size = std::size_t(width) * height * 3 / (nv12 ? 2 : 1);
@@ -44,7 +51,7 @@ int main(int argc, char** argv) {
             const std::size_t at =
                 count == pictures.size() ? i : i * (pictures.size() - 1) / (count - 1 + (count == 1));
             const std::uint8_t* data = pictures[at].data();
-            frames.push_back(nv12 ? vtn::nv12(data, nullptr, width, height, VTN_BT601, VTN_LIMITED_RANGE)
+            frames.push_back(nv12 ? vtn::nv12(data, nullptr, width, height, yuv, VTN_LIMITED_RANGE)
                                   : vtn::rgb(data, width, height));
             index.push_back(std::int64_t(at));
         }

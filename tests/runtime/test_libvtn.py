@@ -71,7 +71,12 @@ def test_examples_run(examples: Path, bundle: Path, clip: bytes) -> None:
     assert done.returncode == 0, done.stderr
     assert abs(sum(float(line.split()[0]) for line in done.stdout.decode().splitlines()) - 1) < 1e-4
     nv12 = run("ffmpeg", "-v", "error", "-i", CLIP, "-frames:v", 24, "-f", "rawvideo", "-pix_fmt", "nv12", "-").stdout
-    assert run(examples / "classify_video", bundle, WIDTH, HEIGHT, "nv12", stdin=nv12).returncode == 0
+    said = {
+        matrix: run(examples / "classify_video", bundle, WIDTH, HEIGHT, "nv12", *matrix, stdin=nv12)
+        for matrix in ((), ("bt601",), ("bt709",), ("bt2020",))
+    }
+    assert [done.returncode for done in said.values()] == [0, 0, 0, 2]
+    assert said[()].stdout == said[("bt601",)].stdout != said[("bt709",)].stdout
     assert run(examples / "classify_video", bundle, WIDTH, HEIGHT, stdin=b"").returncode == 6
     assert run(examples / "classify_video", bundle, WIDTH, HEIGHT, "bgr24", stdin=clip).returncode == 2
     cut = run(examples / "classify_video", bundle, WIDTH, HEIGHT, stdin=clip[:-1])
