@@ -58,7 +58,7 @@ vtn_frame frame_of(Input& input, std::vector<std::uint8_t>& pixels) {
     if (frame.width < 1 || frame.height < 1 || frame.width > 256 || frame.height > 256) {
         pixels.assign(16, 0);  // refused by its size, whatever the pointer
         if (std::int64_t{frame.width} * frame.height < (1 << 20)) return frame;
-        frame.height = -frame.height;
+        if (frame.height > 0) frame.height = -frame.height;
     } else {
         const bool nv12 = frame.format == VTN_NV12;
         const std::int64_t row = std::int64_t{frame.width} * (nv12 ? 1 : frame.format == VTN_RGBA ? 4 : 3);
