@@ -6,8 +6,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("plugins", "engines/runtime", "examples", "tests/cpp")
 SUFFIXES = {".h", ".hpp", ".c", ".cpp", ".cu", ".cuh"}
@@ -15,8 +13,7 @@ SUFFIXES = {".h", ".hpp", ".c", ".cpp", ".cu", ".cuh"}
 
 def test_sources_keep_the_house_style() -> None:
     tool = next((t for t in ("clang-format-19", "clang-format-22", "clang-format") if shutil.which(t)), None)
-    if tool is None:
-        pytest.skip("clang-format: not found; apt-get install clang-format-19")
+    assert tool is not None, "clang-format: not found; bash .ci/system.sh cpp"
     files = [
         str(path)
         for folder in FOLDERS
