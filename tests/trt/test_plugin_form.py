@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.plugins.library import build_library
 from vtn_export.bundle import Bundle
 from vtn_export.errors import PluginError
 from vtn_export.onnx.op import OP_DOMAIN, OP_TYPE
@@ -138,13 +139,9 @@ def test_where_the_library_is_looked_for(bundle: Path, tmp_path: Path, monkeypat
     assert record(library).file == "libvtn.so" and record(library).name == OP_TYPE
 
 
-def test_the_real_library_if_it_is_built(rtx: Any, small_bundle: Path) -> None:
+def test_the_real_library(rtx: Any, small_bundle: Path) -> None:
     """Its creator makes a plugin for every node of a graph, in a process of its own: registries keep what they load."""
-    from vtn_export.trt.plugins.find import find_library as find_built
-
-    library = find_built()
-    if library is None:
-        pytest.skip("the plugin library is not built here (vtn-export plugins build)")
+    library = build_library("8.0")
     code = (
         "import sys, onnx, tensorrt_rtx as trt; from vtn_export.trt.plugin_form import *;"
         "nodes = op_nodes(onnx.load(sys.argv[2]));"
