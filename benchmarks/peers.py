@@ -209,13 +209,13 @@ def export_torchscript(model: VTN, path: Path) -> None:
 class Peers:
     """Makes a peer's run at a length; models and sessions are kept from one length to the next.
 
-    folder: for exported graphs. threads: of every runtime.
+    folder: for exported graphs. threads: of our sessions and ONNX Runtime's; PyTorch's are the process's, to be set by
+    who owns it.
     """
 
     def __init__(self, model: VTN, folder: Path, threads: int) -> None:
         self.model, self.folder, self.threads = model, folder, threads
         self._kept: dict[str, Any] = {}
-        torch.set_num_threads(threads)
 
     def run(self, name: str, frames: int) -> Run:
         """What to time. Raises whatever the peer raises when it cannot be made."""

@@ -148,6 +148,7 @@ def _work(name: str, folder: Path, small: bool) -> None:
     model.requires_grad_(False)
     own = folder / name
     own.mkdir(exist_ok=True)
+    torch.set_num_threads(THREADS)
     made = Peers(model, own, THREADS)
     current: list[Any] = []
     base: list[int] = []  # what the process holds before its first run

@@ -37,6 +37,7 @@ def main() -> None:
     model = temporal_model(arguments.small)
     model.requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
+        torch.set_num_threads(THREADS)
         made = Peers(model, Path(folder), THREADS)
         for name in ("ort", arguments.peer):
             run = made.run(name, arguments.frames)  # writes the graph that is profiled

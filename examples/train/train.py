@@ -94,15 +94,17 @@ def learn_positions(run: Run, modules: dict[str, nn.Module], settings: Settings)
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))  # one makes clips; threads that wait for each other would slow both
-    run.learn(
-        "positions",
-        stage,
-        modules,
-        [*model.backbone.parameters(), *model.projection.parameters(), *where.parameters()],
-        partial(positions.batches, settings.seed, steps, settings.position_clips),
-        lambda batch: _named("loss", positions.loss(model, where, batch)),
-    )
-    torch.set_num_threads(threads)
+    try:
+        run.learn(
+            "positions",
+            stage,
+            modules,
+            [*model.backbone.parameters(), *model.projection.parameters(), *where.parameters()],
+            partial(positions.batches, settings.seed, steps, settings.position_clips),
+            lambda batch: _named("loss", positions.loss(model, where, batch)),
+        )
+    finally:  # whoever goes on in this process goes on with as many: another number rounds otherwise
+        torch.set_num_threads(threads)
     heldout = positions.check(model, where, settings.clips_a_check)
     positions.sharpen(model, where, settings.seed)
     run.finish("positions", stage, modules, heldout)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from tests.video.make import corrupt, cut, textured_frames, write
+from tests.video.make import FRAGILE, corrupt, cut, textured_frames, write
 from vtn_export.batch.results import PARTS
 from vtn_export.bundle import MANIFEST, Bundle
 
@@ -34,7 +34,7 @@ def make_archive(folder: Path, count: int) -> Path:
         path = folder / f"{number % 2}" / f"clip {number:04}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         start = number % 13
-        write(path, frames[start : start + 1 + number % 27])
+        write(path, frames[start : start + 1 + number % 27], codec_options=FRAGILE)
         if number % 30 == 4:
             path.write_bytes(b"not a video" * 50)
         elif number % 30 == 14:

@@ -152,7 +152,7 @@ def test_an_error_in_the_consumer_stops_the_thread(video: Path, error: type[Base
 
 
 def test_an_error_in_the_thread_reaches_the_consumer(tmp_path: Path) -> None:
-    path = make.write(tmp_path / "a.mp4", make.textured_frames(60), codec_options={"g": "12"})
+    path = make.write(tmp_path / "a.mp4", make.textured_frames(60), codec_options=make.FRAGILE)
     make.corrupt(path, 24)
     reader = ClipReader(path, SMALL, None, chunk=4)
     got: list[int] = []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.video.make import corrupt, cut, flat_frames, number_of, textured_frames, write
+from tests.video.make import FRAGILE, corrupt, cut, flat_frames, number_of, textured_frames, write
 from vtn_export import errors
 from vtn_export.video import decode, live, shipped_clip
 from vtn_export.video.live import LiveSource
@@ -101,7 +101,7 @@ def test_a_file_that_is_cut_gives_what_is_there(tmp_path: Path, name: str, optio
 
 
 def test_damage_ends_a_file(tmp_path: Path) -> None:
-    path = corrupt(write(tmp_path / "a.mp4", textured_frames(40)), 20)
+    path = corrupt(write(tmp_path / "a.mp4", textured_frames(40), codec_options=FRAGILE), 24)
     indices, _, error = read(str(path))
     assert 10 < len(indices) < 40 and isinstance(error, errors.SourceError) and "damaged" in str(error)
 
