@@ -17,11 +17,11 @@ from vtn_export.bundle import (
     MANIFEST,
     Bundle,
     Manifest,
-    sha256,
     write_manifest,
     writing,
 )
 from vtn_export.errors import BundleError
+from vtn_export.untrusted import sha256
 
 
 @pytest.mark.parametrize(

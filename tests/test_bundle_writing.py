@@ -21,11 +21,11 @@ from vtn_export.bundle import (
     Bundle,
     Manifest,
     check_target,
-    sha256,
     writing,
     writing_file,
 )
 from vtn_export.errors import OutputError
+from vtn_export.untrusted import sha256
 
 
 @pytest.fixture

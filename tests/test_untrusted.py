@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ WRONG = {
     "a number of 5,000 digits": b"1" * 5000,
     "larger than it may be": b" " * (MAX_JSON_BYTES + 1),
     "a folder": None,
+    "a pipe": None,  # that nobody writes to
     "null": b"null",
 }
 
@@ -47,14 +49,18 @@ READERS: dict[str, tuple[str, int, Callable[[Path], Any]]] = {
 def test_one_sentence(reader: str, wrong: str, tmp_path: Path) -> None:
     name, code, read = READERS[reader]
     content = WRONG[wrong]
-    if content is None:
+    if wrong == "a folder":
         (tmp_path / name).mkdir()
+    elif content is None:
+        os.mkfifo(tmp_path / name)
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(VtnError) as caught:
         read(tmp_path)
     assert caught.value.exit_code == code
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    if wrong == "a pipe":
+        assert "(Not a regular file)" in str(caught.value)
     if reader != "document" and wrong.startswith("larger"):
         assert "larger than 16 MiB" in str(caught.value)
 

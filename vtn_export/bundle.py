@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,7 +37,7 @@ from vtn_export.spec import (
     Precision,
     Preprocessing,
 )
-from vtn_export.untrusted import read_json
+from vtn_export.untrusted import read_json, reason_of, sha256
 
 SCHEMA_VERSION = 1
 MANIFEST, LABELS, GOLDEN = "manifest.json", "labels.txt", "golden.npz"
@@ -180,17 +180,21 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Raises BundleError: no folder, no manifest, another schema, a malformed manifest."""
         path = Path(path)
-        if path.is_file():
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise BundleError(f"bundle {path}: no such folder; make one with `vtn-export onnx --out {path}`") from None
+        except OSError as error:
+            raise BundleError(f"bundle {path}: cannot be read ({error.strerror})") from None
+        if not stat.S_ISDIR(mode):
             raise BundleError(f"bundle {path}: got a file, expected the folder that `vtn-export onnx --out` wrote")
-        if not path.is_dir():
-            raise BundleError(f"bundle {path}: no such folder; make one with `vtn-export onnx --out {path}`")
         manifest = path / MANIFEST
         try:
             data = read_json(manifest)
         except FileNotFoundError:
             raise BundleError(f"bundle {path}: no {MANIFEST} in it; expected a folder of `vtn-export onnx`") from None
         except (OSError, ValueError) as error:
-            raise BundleError(f"{manifest}: cannot be read ({error})") from None
+            raise BundleError(f"{manifest}: cannot be read ({reason_of(error)})") from None
         return cls(path, Manifest.from_json(data, manifest))
 
     def file(self, name: str) -> Path:
@@ -236,25 +240,19 @@ class Bundle:
             self.file(name)
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as stream:
-        if hasattr(hashlib, "file_digest"):
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest = hashlib.sha256()  # Python 3.10, which JetPack 6 has
-        while block := stream.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
-
-
 def check_target(path: Path) -> None:
     """Raise OutputError unless a bundle may be written there: nothing there, an empty folder, or a bundle."""
-    if path.is_symlink() and not path.exists():
-        raise OutputError(f"--out {path}: a broken link; remove it or choose another folder")
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"--out {path}: a file is in the way, expected a folder; remove it or choose another name")
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
-        raise OutputError(f"--out {path}: the folder is not empty and no bundle; choose another or empty it")
+    try:
+        if path.is_symlink() and not path.exists():
+            raise OutputError(f"--out {path}: a broken link; remove it or choose another folder")
+        if path.exists() and not path.is_dir():
+            raise OutputError(
+                f"--out {path}: a file is in the way, expected a folder; remove it or choose another name"
+            )
+        if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+            raise OutputError(f"--out {path}: the folder is not empty and no bundle; choose another or empty it")
+    except OSError as error:
+        raise OutputError(f"--out {path}: {error.strerror or error}") from None
 
 
 @contextmanager

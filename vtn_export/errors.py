@@ -70,7 +70,7 @@ class ExportError(VtnError):
 
 
 class OutputError(VtnError):
-    """The result could not be written: disk full, no permission, or something else is in the way."""
+    """The result could not be written, or a path not be reached: disk full, no permission, something in the way."""
 
     exit_code = 10
 

@@ -17,9 +17,9 @@ from typing import Any
 import shapes
 from evaluate import COUNTS, evaluate, watched
 
-from vtn_export.bundle import sha256
 from vtn_export.model.checkpoint import load
 from vtn_export.model.shipped import DATA, shipped
+from vtn_export.untrusted import sha256
 
 NAME = "moving_shapes"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "moving-shapes.md"

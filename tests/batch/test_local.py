@@ -23,7 +23,8 @@ from vtn_export.batch.inputs import list_inputs
 from vtn_export.batch.results import PARTS, RECORD, Record
 from vtn_export.batch.run import BatchOptions, Progress, run_batch
 from vtn_export.batch.stage import Outcome
-from vtn_export.bundle import Bundle, sha256
+from vtn_export.bundle import Bundle
+from vtn_export.untrusted import sha256
 
 
 def test_rows_are_those_of_run(cli: Cli, bundle: Bundle, uninterrupted: Rows) -> None:

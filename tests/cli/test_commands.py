@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,7 +174,7 @@ def test_bad_bundles(cli: Cli, small_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_golden_numbers_fail_with_exit_1(cli: Cli, small_bundle: Path, tmp_path: Path) -> None:
-    from vtn_export.bundle import sha256
+    from vtn_export.untrusted import sha256
 
     wrong = tmp_path / "wrong"
     shutil.copytree(small_bundle, wrong)
@@ -246,6 +248,37 @@ def test_errors_are_json_too(cli: Cli, tmp_path: Path) -> None:
     result = cli("inspect", tmp_path / "none", "--json")
     assert result.json["exit_code"] == errors.BundleError.exit_code
     assert "no such folder" in result.json["error"]
+
+
+LONG = "n" * 300  # stat() itself fails, as in a folder that one may not enter
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("inspect", LONG), errors.BundleError),
+        (("run", LONG, CLIP), errors.BundleError),
+        (("run", "BUNDLE", LONG), errors.VideoError),
+        (("run", "BUNDLE", f"{LONG}.npz"), errors.ShapeError),
+        (("onnx", LONG, "--config", "moving_shapes"), errors.CheckpointError),
+        (("onnx", "--config", "moving_shapes", "--out", LONG), errors.OutputError),
+        (("report", "BUNDLE", "--out", LONG), errors.OutputError),
+        (("bench", "BUNDLE", "--json", LONG), errors.OutputError),
+        (("plugins", "build", "--out", LONG), errors.OutputError),
+        (("compare", LONG, LONG), errors.ShapeError),
+    ],
+)
+def test_a_path_that_cannot_be_reached(
+    cli: Cli, small_bundle: Path, words: tuple[Any, ...], error: type[errors.VtnError]
+) -> None:
+    pytest.importorskip("plotly", reason="the report needs it")
+    result = cli(*[small_bundle if word == "BUNDLE" else word for word in words])
+    expect_error(result, error, "File name too long")
+
+
+def test_features_are_no_pipe(cli: Cli, small_bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.npz")  # it would be waited for
+    expect_error(cli("run", small_bundle, tmp_path / "f.npz"), errors.ShapeError, "Not a regular file")
 
 
 @pytest.mark.parametrize("name", VERBS)

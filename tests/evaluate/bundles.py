@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from vtn_export.bundle import MANIFEST, sha256
+from vtn_export.bundle import MANIFEST
 from vtn_export.spec import Array, Part
+from vtn_export.untrusted import sha256
 
 
 def changed(bundle: Path, out: Path, part: Part, change: Callable[[onnx.ModelProto], None]) -> Path:

@@ -15,11 +15,12 @@ import pytest
 
 from tests.clihelp import Cli, Result
 from vtn_export import errors
-from vtn_export.bundle import LABELS, MANIFEST, sha256
+from vtn_export.bundle import LABELS, MANIFEST
 from vtn_export.evaluate.report.browser import DRAWN, FLAGS, PROGRAMS, find_chromium
 from vtn_export.evaluate.report.charts import fit_line, text
 from vtn_export.evaluate.report.page import Section, page
 from vtn_export.evaluate.report.strip import likeliest as strip_classes
+from vtn_export.untrusted import sha256
 from vtn_export.video import shipped_clip
 
 pytest.importorskip("plotly", reason="plotly is not installed: pip install 'vtn-export[report]'")

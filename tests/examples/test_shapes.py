@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vtn_export.bundle import sha256
 from vtn_export.model.config import ModelConfig
+from vtn_export.untrusted import sha256
 from vtn_export.video import Preprocessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "train"))

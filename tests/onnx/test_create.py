@@ -18,7 +18,7 @@ from tests.bundlehelp import snapshot
 from tests.model import small
 from tests.onnx import graphs
 from tests.tolerances import tolerance
-from vtn_export.bundle import Bundle, sha256
+from vtn_export.bundle import Bundle
 from vtn_export.errors import AccuracyError, BundleError, CheckpointError, ConfigError, OutputError, UsageError
 from vtn_export.model.checkpoint import fingerprint, load, random_model
 from vtn_export.model.config import ModelConfig
@@ -29,6 +29,7 @@ from vtn_export.onnx.memory import activation_bytes
 from vtn_export.onnx.op import OP_TYPE
 from vtn_export.runtime import golden
 from vtn_export.spec import FRAMES, PARTS
+from vtn_export.untrusted import sha256
 
 CONFIG = small.config(layers=2)
 LOUD = small.config(layers=2, backbone="tests.nets:loud", options={"factor": 1e6})

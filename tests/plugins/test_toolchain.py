@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests.plugins.covering import covering_array
-from vtn_export.bundle import sha256
 from vtn_export.errors import INTERRUPTED_EXIT_CODE, MissingDependencyError, OutputError, PluginError
 from vtn_export.trt import plugins
 from vtn_export.trt.plugins import cross, find, sidecar, toolchain
+from vtn_export.untrusted import sha256
 
 building = importlib.import_module("vtn_export.trt.plugins.build")  # the package has a function of that name
 

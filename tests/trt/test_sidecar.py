@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vtn_export.bundle import Bundle, sha256
+from vtn_export.bundle import Bundle
 from vtn_export.errors import EngineError
 from vtn_export.spec import GraphSpec
 from vtn_export.trt import sidecar
@@ -18,6 +18,7 @@ from vtn_export.trt.inspector import parse_layers
 from vtn_export.trt.plugin_form import PluginRecord
 from vtn_export.trt.profile import Range
 from vtn_export.trt.sidecar import Sidecar
+from vtn_export.untrusted import sha256
 
 ORIN = Gpu("Orin", "8.7", 12060, 8 << 30, True)
 

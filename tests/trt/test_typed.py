@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto
 
 from tests.trt.conftest import SMALL, Cli, make
-from vtn_export.bundle import GOLDEN, MANIFEST, Bundle, sha256
+from vtn_export.bundle import GOLDEN, MANIFEST, Bundle
 from vtn_export.errors import AccuracyError, BundleError, UsageError
 from vtn_export.onnx.precision import max_of
 from vtn_export.runtime.golden import bundle_samples
@@ -23,6 +23,7 @@ from vtn_export.spec import FEATURES
 from vtn_export.trt import ranges
 from vtn_export.trt.ranges import HEADROOM
 from vtn_export.trt.typed import check_keep_list, load, tolerance, typed_graph
+from vtn_export.untrusted import sha256
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vtn_export.bundle import sha256
 from vtn_export.errors import BackendError, VtnError
 from vtn_export.spec import Array, Preprocessing
+from vtn_export.untrusted import sha256
 from vtn_export.video import ClipReader
 
 # enough that a bad hour of the machine loses nothing, few enough that a video that kills its reader ends

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 from vtn_export.batch.decode import Decoder
-from vtn_export.bundle import MANIFEST, Bundle, sha256
+from vtn_export.bundle import MANIFEST, Bundle
 from vtn_export.deps import require
 from vtn_export.errors import BackendError
 from vtn_export.runtime.session import available_cpus
+from vtn_export.untrusted import sha256
 
 ANSWER_SECONDS = 120.0  # for a cluster to take a driver in
 NODE_SECONDS = 120.0  # for a node to start a process and look around

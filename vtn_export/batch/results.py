@@ -22,10 +22,10 @@ from typing import Any
 from vtn_export.batch.features import FOLDER as FEATURES_FOLDER
 from vtn_export.batch.features import write_features
 from vtn_export.batch.stage import Outcome
-from vtn_export.bundle import MANIFEST, Bundle, sha256, writing_file
+from vtn_export.bundle import MANIFEST, Bundle, writing_file
 from vtn_export.deps import require
 from vtn_export.errors import BundleError, OutputError
-from vtn_export.untrusted import read_json
+from vtn_export.untrusted import read_json, reason_of, sha256
 
 SCHEMA, SCHEMA_VERSION = "vtn-export/batch", 1
 RECORD, PARTS = "batch.json", "part-*.parquet"
@@ -78,7 +78,9 @@ def load_record(folder: Path) -> Record:
         return Record(**data)
     except FileNotFoundError:
         raise OutputError(f"results {folder}: no {RECORD} in it, expected a folder of `vtn-export batch`") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
+        raise OutputError(f"results {folder / RECORD}: cannot be read ({reason_of(error)})") from None
+    except (KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"results {folder / RECORD}: cannot be read ({error!r})") from None
 
 

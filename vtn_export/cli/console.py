@@ -38,6 +38,9 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:
             sys.stderr.close()  # whoever read our output has gone: nobody to tell
             raise typer.Exit(OutputError.exit_code) from None
+        except OSError as error:  # a disk that is full, a path nobody may enter: no part of the work foresaw it
+            where = f"{error.filename}: " if error.filename else ""
+            fail(f"{where}{error.strerror or error}", OutputError.exit_code, as_json=bool(kwargs.get("as_json")))
 
     return run
 

@@ -12,6 +12,7 @@ from vtn_export.cli.options import DEFAULT_BUNDLE, RARE, Json, one_of
 from vtn_export.deps import require
 from vtn_export.errors import CheckpointError, ConfigError
 from vtn_export.spec import INPUT_TYPES, PARTS, TYPED_PRECISIONS, InputType, Part, Precision
+from vtn_export.untrusted import check_regular, reason_of
 
 
 @reported
@@ -56,8 +57,8 @@ def command(
     one_of(input_type, INPUT_TYPES, "--input")
     names = _lines(labels, "labels") if labels else None
     keep = [line for line in _lines(keep_fp32, "keep-fp32") if line] if keep_fp32 else []
-    if checkpoint is not None and not checkpoint.is_file():
-        raise CheckpointError(f"checkpoint: no file {checkpoint}")
+    if checkpoint is not None:
+        check_regular(checkpoint, "checkpoint", CheckpointError)
     resolved = ModelConfig.from_any(config)  # this and the next before torch takes its seconds
     check_target(out)
     trained = shipped(config) if checkpoint is None and seed is None else None
@@ -114,4 +115,4 @@ def _lines(path: Path, what: str) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--{what} {path}: cannot be read ({error})") from None
+        raise ConfigError(f"--{what} {path}: cannot be read ({reason_of(error)})") from None

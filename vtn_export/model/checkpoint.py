@@ -21,6 +21,7 @@ from vtn_export.deps import require
 from vtn_export.errors import CheckpointError
 from vtn_export.model.config import DEFAULT_PRESET, ModelConfig
 from vtn_export.model.vtn import VTN
+from vtn_export.untrusted import check_regular
 
 # where training frameworks keep the weights inside the file (PySlowFast, Lightning and timm, others)
 _WRAPPERS = ("model_state", "state_dict", "model")
@@ -64,8 +65,7 @@ def random_model(config: str | Path | Mapping[str, Any] | ModelConfig, seed: int
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file by the model's names. Raises CheckpointError."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: no file {path}")
+    check_regular(path, "checkpoint", CheckpointError)
     if path.suffix == ".safetensors":
         raw: Any = _read_safetensors(path)
     else:

@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtn_export.bundle import sha256
 from vtn_export.errors import CheckpointError
 from vtn_export.model.config import presets
+from vtn_export.untrusted import sha256
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -22,7 +22,6 @@ from vtn_export.bundle import (
     GraphEntry,
     Manifest,
     check_target,
-    sha256,
     write_manifest,
     writing,
 )
@@ -48,6 +47,7 @@ from vtn_export.spec import (
     Part,
     Precision,
 )
+from vtn_export.untrusted import sha256
 from vtn_export.video import ClipReader, shipped_clip
 
 Step = Callable[[str], AbstractContextManager[Any]]

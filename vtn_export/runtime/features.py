@@ -11,6 +11,7 @@ import numpy as np
 from vtn_export.bundle import Bundle, writing_file
 from vtn_export.errors import BundleError, ShapeError
 from vtn_export.spec import Array
+from vtn_export.untrusted import open_regular, reason_of
 
 FORMAT = 1
 SUFFIX = ".npz"
@@ -41,7 +42,7 @@ class Features:
     def load(cls, path: Path) -> Features:
         """Raises ShapeError for a file that holds no features, or of a newer format."""
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with open_regular(path) as stream, np.load(stream, allow_pickle=False) as data:
                 version = int(data["format"])
                 if version != FORMAT:
                     raise ShapeError(f"features {path}: got format {version}, expected {FORMAT}; update vtn-export")
@@ -57,7 +58,7 @@ class Features:
             ) from None
         except (KeyError, ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, AttributeError) as error:
             raise ShapeError(
-                f"features {path}: not a file of `vtn-export features` ({' '.join(str(error).split())[:120]})"
+                f"features {path}: not a file of `vtn-export features` ({' '.join(reason_of(error).split())[:120]})"
             ) from None
         f, index = result.features, result.frame_index
         if f.dtype != np.float32 or f.ndim != 2 or index.dtype != np.int32 or index.shape != f.shape[:1] or not len(f):

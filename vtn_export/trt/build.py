@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 
 from vtn_export import __version__
-from vtn_export.bundle import Bundle, sha256, writing_file
+from vtn_export.bundle import Bundle, writing_file
 from vtn_export.errors import EngineError, OutputError
 from vtn_export.onnx.precision import Kept
 from vtn_export.trt import plugin_form, profile, sidecar
@@ -26,6 +26,7 @@ from vtn_export.trt.plan import Plan
 from vtn_export.trt.process import Listener, run_worker
 from vtn_export.trt.sidecar import Sidecar
 from vtn_export.trt.typed import TypedGraph, describe_checks, typed_graph
+from vtn_export.untrusted import sha256
 
 _EXTERNAL_BYTES = 1_000_000_000
 Announce = Callable[[str], None]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vtn_export import __version__
-from vtn_export.bundle import Bundle, sha256
+from vtn_export.bundle import Bundle
 from vtn_export.deps import is_installed
 from vtn_export.errors import GpuError, PluginError, UsageError
 from vtn_export.spec import Part, Precision
@@ -23,6 +23,7 @@ from vtn_export.trt.plugin_form import RTX_REFUSAL, PluginRecord, record
 from vtn_export.trt.profile import Range
 from vtn_export.trt.targets import Target
 from vtn_export.trt.typed import check_keep_list, resolve_precision
+from vtn_export.untrusted import sha256
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from vtn_export.bundle import sha256
 from vtn_export.errors import PluginError
 from vtn_export.onnx.op import OP_DOMAIN, OP_TYPE, OP_VERSION
+from vtn_export.untrusted import sha256
 
 NAMESPACE = OP_DOMAIN
 VERSION = str(OP_VERSION)

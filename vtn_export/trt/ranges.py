@@ -19,6 +19,7 @@ from vtn_export.errors import OutputError, UsageError
 from vtn_export.onnx.precision import ASKED_FOR, max_of, tensor_types
 from vtn_export.runtime.session import OrtSession
 from vtn_export.spec import Array, GraphSpec, Precision, TensorSpec
+from vtn_export.untrusted import reason_of
 
 # Frames that were not looked at may go further than those that were: two bits are kept free.
 HEADROOM = 4.0
@@ -90,7 +91,7 @@ def read_keep_list(path: Path | None) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--keep-fp32 {path}: cannot be read ({error})") from None
+        raise UsageError(f"--keep-fp32 {path}: cannot be read ({reason_of(error)})") from None
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tarfile
@@ -30,6 +31,8 @@ from vtn_export.trt.plugins.toolchain import check_architectures, complete_root
 CPU = "cpu"
 _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLES = ("CMakeLists.txt", "classify_video.cpp", "camera_stream.cpp", "embed.c", "python_ctypes.py")
+
+_ERROR = re.compile(r"\berror:|CMake Error", re.IGNORECASE)  # not a compiler's options, as -Wno-error=…
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -130,5 +133,5 @@ def _build(sources: Path, build: Path, prefix: Path, settings: list[str]) -> Non
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            told = next((i for i, line in enumerate(lines) if "error" in line.lower()), max(len(lines) - 1, 0))
+            told = next((i for i, line in enumerate(lines) if _ERROR.search(line)), max(len(lines) - 1, 0))
             raise BackendError(f"libvtn build: {' '.join(lines[told : told + 3])[:400]}")

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from vtn_export.bundle import Bundle, sha256
+from vtn_export.bundle import Bundle
 from vtn_export.errors import BundleError, EngineError, UsageError, VtnError
 from vtn_export.spec import PARTS, PRECISIONS, GraphSpec, Part, Precision
 from vtn_export.trt import profile as profiles_module
 from vtn_export.trt.gpu import Gpu
 from vtn_export.trt.plugin_form import PluginRecord
 from vtn_export.trt.profile import Profile
-from vtn_export.untrusted import read_json
+from vtn_export.untrusted import read_json, reason_of, sha256
 
 SCHEMA_VERSION = 1
 FOLDER = "engines"
@@ -127,14 +127,15 @@ def read(path: Path) -> Sidecar:
     try:
         data = read_json(path)
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: cannot be read ({error}); build the engine again") from None
+        raise EngineError(f"{path}: cannot be read ({reason_of(error)}); build the engine again") from None
     return Sidecar.from_json(data, path)
 
 
 def sidecars(bundle: Bundle) -> list[Path]:
     """The records beside a bundle, newest first."""
     found = (bundle.path / FOLDER).glob("*.json")
-    return sorted((p for p in found if not p.name.startswith(".")), key=lambda p: -p.stat().st_mtime_ns)
+    # of a dangling link its own time: reading it says what is wrong
+    return sorted((p for p in found if not p.name.startswith(".")), key=lambda p: -p.lstat().st_mtime_ns)
 
 
 def problems(record: Sidecar, bundle: Bundle) -> list[str]:

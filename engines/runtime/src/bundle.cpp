@@ -1,12 +1,12 @@
 #include "bundle.hpp"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
@@ -185,21 +185,46 @@ Manifest read_manifest(const std::string& text, const std::string& where) {
     }
 }
 
-std::string read_file(const std::string& path, std::size_t most) {
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-    if (file == nullptr) throw std::system_error(errno, std::generic_category());
-    std::string bytes;
-    struct stat status{};
-    if (fstat(fileno(file.get()), &status) == 0 && status.st_size > 0) {
-        bytes.reserve(std::min(std::size_t(status.st_size), most));
+namespace {
+
+class FileKind : public std::error_category {
+public:
+    const char* name() const noexcept override { return "file kind"; }
+    std::string message(int) const override { return "Not a regular file"; }
+};
+
+// Closed at the end of its scope.
+class Descriptor {
+public:
+    explicit Descriptor(int number) : number(number) {}
+    Descriptor(const Descriptor&) = delete;
+    Descriptor& operator=(const Descriptor&) = delete;
+    ~Descriptor() {
+        if (number >= 0) close(number);
     }
+    const int number;
+};
+
+}  // namespace
+
+std::string read_file(const std::string& path, std::size_t most) {
+    static const FileKind kind;
+    // a pipe would be waited for, a device may have no end; a pipe without a writer is opened at once
+    const Descriptor file(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    struct stat status{};
+    if (file.number < 0 || fstat(file.number, &status) != 0) throw std::system_error(errno, std::generic_category());
+    if (S_ISDIR(status.st_mode)) throw std::system_error(EISDIR, std::generic_category());
+    if (!S_ISREG(status.st_mode)) throw std::system_error(EINVAL, kind);
+    std::string bytes;
+    bytes.reserve(std::min(std::size_t(status.st_size), most));
     std::string block(1 << 20, '\0');
     while (bytes.size() < most) {
-        const std::size_t got = std::fread(block.data(), 1, std::min(block.size(), most - bytes.size()), file.get());
+        const ssize_t got = read(file.number, block.data(), std::min(block.size(), most - bytes.size()));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) throw std::system_error(errno, std::generic_category());
         if (got == 0) break;
-        bytes.append(block, 0, got);
+        bytes.append(block, 0, std::size_t(got));
     }
-    if (std::ferror(file.get()) != 0) throw std::system_error(errno, std::generic_category());
     return bytes;
 }
 
@@ -209,14 +234,16 @@ std::string read_json(const std::string& path) {
 
 Bundle Bundle::open(const std::string& path) {
     struct stat status{};
-    const bool there = stat(path.c_str(), &status) == 0;
-    if (there && S_ISREG(status.st_mode)) {
-        throw Error(VTN_ERROR_BUNDLE,
-                    "bundle " + path + ": got a file, expected the folder that `vtn-export onnx --out` wrote");
-    }
-    if (!there || !S_ISDIR(status.st_mode)) {
+    if (stat(path.c_str(), &status) != 0) {
+        if (errno != ENOENT && errno != ENOTDIR) {
+            throw Error(VTN_ERROR_BUNDLE, "bundle " + path + ": cannot be read (" + std::strerror(errno) + ")");
+        }
         throw Error(VTN_ERROR_BUNDLE,
                     "bundle " + path + ": no such folder; make one with `vtn-export onnx --out " + path + "`");
+    }
+    if (!S_ISDIR(status.st_mode)) {
+        throw Error(VTN_ERROR_BUNDLE,
+                    "bundle " + path + ": got a file, expected the folder that `vtn-export onnx --out` wrote");
     }
     const std::string manifest = path + "/manifest.json";
     if (stat(manifest.c_str(), &status) != 0 && errno == ENOENT) {

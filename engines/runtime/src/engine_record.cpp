@@ -208,7 +208,10 @@ PluginFile find_plugin(const Bundle& bundle, const std::string& given, const std
     std::string text;
     try {
         text = read_json(record_path);
-    } catch (const std::system_error&) {
+    } catch (const std::system_error& error) {
+        if (error.code() != std::errc::no_such_file_or_directory) {
+            throw Error(VTN_ERROR_PLUGIN, record_path + ": not readable (" + error.code().message() + ")" + again);
+        }
         throw Error(VTN_ERROR_PLUGIN,
                     path + ": no " + record_name + " beside it; build it with `vtn-export plugins build`");
     }

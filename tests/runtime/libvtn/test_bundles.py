@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 
 from tests.runtime.libvtn.library import run, sanitized
-from vtn_export.bundle import Bundle, sha256
+from vtn_export.bundle import Bundle
 from vtn_export.errors import VtnError
 from vtn_export.trt import sidecar
 from vtn_export.trt.gpu import Gpu
 from vtn_export.trt.plugins import find
+from vtn_export.untrusted import sha256
 
 pytestmark = pytest.mark.timeout(1200)
 SM, GPU, VERSION = "8.7", "Orin", "10.3.0"
@@ -98,6 +100,8 @@ def test_manifests(say: Path, small_bundle: Path, tmp_path: Path, name: str) -> 
 def test_folders_and_files(say: Path, small_bundle: Path, tmp_path: Path) -> None:
     assert cpp(say, "bundle", small_bundle) == (0, "")
     cases = {name: tmp_path / name for name in ("none", "file", "empty", "text", "brackets", "large", "truncated")}
+    cases["device"], cases["long"], cases["loop"] = Path("/dev/null"), tmp_path / ("n" * 300), tmp_path / "loop"
+    cases["loop"].symlink_to(cases["loop"])
     cases["file"].write_text("x")
     for name, text in zip(("empty", "text", "brackets", "large"), (None, *UNREADABLE), strict=True):
         cases[name].mkdir()
@@ -110,6 +114,14 @@ def test_folders_and_files(say: Path, small_bundle: Path, tmp_path: Path) -> Non
         told = plain(python(lambda path=path: Bundle.open(path).verify()))  # type: ignore[misc]
         assert told[0] == 8, name
         assert plain(cpp(say, "bundle", path)) == told, name
+    for name in ("manifest.json", "temporal.onnx", "labels.txt"):  # a pipe in its place would be waited for
+        path = tmp_path / f"pipe {name}"
+        shutil.copytree(small_bundle, path)
+        (path / name).unlink()
+        os.mkfifo(path / name)
+        told = python(lambda path=path: Bundle.open(path).verify())  # type: ignore[misc]
+        assert told[0] == 8 and "Not a regular file" in told[1]
+        assert cpp(say, "bundle", path) == told
     part = tmp_path / "part"
     shutil.copytree(small_bundle, part)
     manifest = json.loads((part / "manifest.json").read_text())
@@ -224,6 +236,18 @@ def test_engines(say: Path, small_bundle: Path, tmp_path: Path, name: str) -> No
             (engine.parent / "e.json").write_text(text)
             assert (told := plain(python(loaded)))[0] == 13
             assert plain(cpp(say, *ask)) == told
+        for name in ("nowhere", "loop.json"):
+            (engine.parent / "loop.json").symlink_to(name)
+            (engine.parent / "e.json").unlink(missing_ok=True)
+            assert (told := python(loaded))[0] == 13 and "cannot be read" in told[1]
+            assert cpp(say, *ask) == told
+            (engine.parent / "loop.json").unlink()
+        engine.unlink()
+        os.mkfifo(engine)
+        (engine.parent / "e.json").write_text(json.dumps(record))
+        assert (told := python(loaded))[0] == 13 and "Not a regular file" in told[1]
+        assert cpp(say, *ask) == told
+        engine.unlink()
         (engine.parent / "e.json").write_text(json.dumps(record))
     engine.write_bytes(b"engin")  # truncated
     assert plain(cpp(say, *ask)) == plain(python(loaded))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtn_export.bundle import sha256, writing_file
+from vtn_export.bundle import writing_file
 from vtn_export.errors import MissingDependencyError, OutputError, PluginError
 from vtn_export.trt.plugins.cross import target_libraries
 from vtn_export.trt.plugins.info import inspect_library
@@ -28,6 +28,7 @@ from vtn_export.trt.plugins.toolchain import (
     find_headers,
     find_toolkit,
 )
+from vtn_export.untrusted import sha256
 
 CREATORS = (f"vtn::SlidingWindowAttention/{CONTRACT_VERSION}",)
 SOURCES_VARIABLE = "VTN_PLUGIN_SOURCES"

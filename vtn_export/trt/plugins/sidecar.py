@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtn_export.bundle import sha256, writing_file
+from vtn_export.bundle import writing_file
 from vtn_export.errors import PluginError
-from vtn_export.untrusted import read_json
+from vtn_export.untrusted import read_json, reason_of, sha256
 
 SCHEMA = 1
 CONTRACT_VERSION = 1  # of docs/op.md, as the library implements it; onnx/op.py has the graphs'
@@ -55,7 +55,7 @@ def read_sidecar(library: Path) -> Sidecar:
     except FileNotFoundError:
         raise PluginError(f"{library}: no {path.name} beside it; build it with `vtn-export plugins build`") from None
     except (OSError, ValueError) as error:
-        raise PluginError(f"{path}: not readable ({error}); build the library again") from None
+        raise PluginError(f"{path}: not readable ({reason_of(error)}); build the library again") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise PluginError(f"{path}: got schema {got}, expected {SCHEMA}; build the library again")
