@@ -74,31 +74,38 @@ def hugging_face(model: VTN) -> nn.Module:
     return HuggingFace(model).eval()
 
 
+def longformer(model: VTN) -> nn.Module:
+    """LongformerModel with the temporal encoder's weights; its window is two-sided."""
+    from transformers import LongformerConfig, LongformerModel
+
+    t = model.config.temporal
+    peer = LongformerModel(
+        LongformerConfig(
+            vocab_size=4,
+            pad_token_id=1,
+            hidden_size=model.config.hidden_dim,
+            num_hidden_layers=t.num_layers,
+            num_attention_heads=t.num_heads,
+            intermediate_size=t.intermediate_size,
+            attention_window=[2 * w for w in t.one_sided_window],
+            max_position_embeddings=t.max_position_embeddings,
+            type_vocab_size=2,
+            layer_norm_eps=t.layer_norm_eps,
+        ),
+        add_pooling_layer=False,
+    )
+    prefix = "temporal_encoder."
+    own = {k.removeprefix(prefix): v for k, v in model.state_dict().items() if k.startswith(prefix)}
+    missing = peer.load_state_dict(own, strict=False)
+    assert not missing.unexpected_keys, missing
+    return peer.eval()
+
+
 class HuggingFace(nn.Module):
     def __init__(self, model: VTN) -> None:
         super().__init__()
-        from transformers import LongformerConfig, LongformerModel
-
         t = model.config.temporal
-        self.longformer = LongformerModel(
-            LongformerConfig(
-                vocab_size=4,
-                pad_token_id=1,
-                hidden_size=model.config.hidden_dim,
-                num_hidden_layers=t.num_layers,
-                num_attention_heads=t.num_heads,
-                intermediate_size=t.intermediate_size,
-                attention_window=[2 * w for w in t.one_sided_window],
-                max_position_embeddings=t.max_position_embeddings,
-                type_vocab_size=2,
-                layer_norm_eps=t.layer_norm_eps,
-            ),
-            add_pooling_layer=False,
-        )
-        prefix = "temporal_encoder."
-        own = {k.removeprefix(prefix): v for k, v in model.state_dict().items() if k.startswith(prefix)}
-        missing = self.longformer.load_state_dict(own, strict=False)
-        assert not missing.unexpected_keys, missing
+        self.longformer = longformer(model)
         self.cls_token, self.head = model.cls_token, model.mlp_head
         self.rows = t.max_position_embeddings
 

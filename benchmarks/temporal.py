@@ -30,12 +30,11 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from peers import longformer, temporal_model
 from protocol import THREADS, interleave, ratios, store
 from tables import RESULTS, write_table
 
 from vtn_export.evaluate.footprint import held, peak_of
-from vtn_export.model.checkpoint import random_model
-from vtn_export.model.config import ModelConfig
 from vtn_export.model.vtn import VTN
 from vtn_export.onnx.export import export_temporal, spec_of
 from vtn_export.runtime.session import OrtSession
@@ -79,8 +78,8 @@ def main() -> None:
 def measure_temporal(frame_counts: Sequence[int]) -> dict[str, Any]:
     """Interleaved medians at every frame count, the slope between the largest two decades, memory a frame."""
     torch.set_num_threads(THREADS)
-    model = _temporal_model()
-    peer = _hugging_face(model)
+    model = temporal_model()
+    peer = longformer(model)
     spec = spec_of(model.rewrite(), "temporal", "uint8")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +96,7 @@ def measure_temporal(frame_counts: Sequence[int]) -> dict[str, Any]:
 
 def measure_slope(short: int = 1024, long: int = 16384, rounds: int = 3) -> dict[str, float]:
     """Cost of a frame at `long` over that at `short`: one long run against as many frames in short ones."""
-    model = _temporal_model()
+    model = temporal_model()
     graph = export_temporal(model.rewrite()).SerializeToString()
     generator = np.random.default_rng(0)
 
@@ -117,38 +116,6 @@ def measure_slope(short: int = 1024, long: int = 16384, rounds: int = 3) -> dict
     slope = ratios(seconds["long"], seconds["short"])
     print(f"cost of a frame, {long} over {short}: {slope['median']:.2f}", flush=True)
     return slope
-
-
-def _temporal_model() -> VTN:
-    """vit_b_vtn's temporal part; the backbone, which is not run here, with one block."""
-    data = ModelConfig.from_any("vit_b_vtn").to_json()
-    data["backbone"]["options"] = {"depth": 1}
-    return random_model(data)
-
-
-def _hugging_face(model: VTN) -> torch.nn.Module:
-    from transformers import LongformerConfig, LongformerModel
-
-    t = model.config.temporal
-    peer = LongformerModel(
-        LongformerConfig(
-            vocab_size=4,
-            pad_token_id=1,
-            hidden_size=model.config.hidden_dim,
-            num_hidden_layers=t.num_layers,
-            num_attention_heads=t.num_heads,
-            intermediate_size=t.intermediate_size,
-            attention_window=[2 * w for w in t.one_sided_window],
-            max_position_embeddings=t.max_position_embeddings,
-            type_vocab_size=2,
-            layer_norm_eps=t.layer_norm_eps,
-        ),
-        add_pooling_layer=False,
-    ).eval()
-    prefix = "temporal_encoder."
-    own = {k.removeprefix(prefix): v for k, v in model.state_dict().items() if k.startswith(prefix)}
-    peer.load_state_dict(own, strict=False)
-    return peer
 
 
 def _compare(model: VTN, peer: torch.nn.Module, session: OrtSession, frames: int) -> dict[str, Any]:

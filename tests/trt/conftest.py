@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clihelp import once
+from tests.clihelp import Cli, cli, once
+
+__all__ = ["Cli", "cli"]
 
 SMALL: dict[str, Any] = {
     "num_classes": 5,
@@ -41,34 +40,6 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(small_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the small bundle to write engines into."""
     return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Result]
-
-
-@pytest.fixture(scope="session")
-def cli() -> Cli:
-    """Run a command line in this process; an exception that is no VtnError fails the test."""
-    from typer.testing import CliRunner
-
-    from vtn_export.cli.main import app
-
-    def run(*arguments: object) -> Result:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-        return Result(result.exit_code, result.stdout, result.stderr)
-
-    return run
 
 
 @pytest.fixture
