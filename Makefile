@@ -96,7 +96,7 @@ picture: $(TEST_STAMP) ## The README's picture, from a report of the demo's bund
 	$(BIN)/python -c "from PIL import Image; \
 	  Image.open('demo/png/timeline.png').quantize(256, method=2).save('docs/report.png', optimize=True)"
 
-bench: $(TEST_STAMP) ## Measure against peers (an hour, quiet); results, tables, plots: benchmarks/
+bench: $(TEST_STAMP) ## Measure against peers (half an hour to an hour, quiet); results, tables, plots: benchmarks/
 	$(BIN)/python benchmarks/run_all.py
 
 clean: ## Remove what the targets made (not the environment)

@@ -1,6 +1,6 @@
 """`make bench`: every benchmark in turn, one process each; what one finished is kept if the next one fails.
 
-    python benchmarks/run_all.py                 everything at full size: about an hour on two quiet cores
+    python benchmarks/run_all.py                 everything at full size: half an hour to an hour on two quiet cores
     python benchmarks/run_all.py --smallest      each at its smallest size, nothing stored: does it all run here?
     python benchmarks/run_all.py --only engines command_line
 
