@@ -13,10 +13,11 @@ _HEAD = """# Benchmarks
 One file a question. Each prints what it measures, stores it in `results/*.json`, and rewrites its own section
 here; nothing below is written by hand. All times are medians of interleaved runs: noise meets both sides alike.
 
-`make bench` runs temporal, temporal_peers, whole_video, engines, precisions, streaming and command_line, half
-an hour to an hour on two quiet cores. `python benchmarks/batch.py` and `python benchmarks/serving.py` are run by hand: they load the
-machine with many processes for minutes each, and nothing is compared with peers in them. Where a peer is faster than
-ours at some length, `python benchmarks/temporal_profile.py --frames N --peer NAME` shows where both spend their time.
+`make bench` runs temporal, temporal_peers, whole_video, engines, precisions, streaming and command_line: half an
+hour to an hour on two quiet cores. `python benchmarks/batch.py` and `python benchmarks/serving.py` are run by hand:
+they load the machine with many processes for minutes each, and nothing is compared with peers in them. Where a peer is
+faster than ours at some length, `python benchmarks/temporal_profile.py --frames N --peer NAME` shows where both spend
+their time.
 """
 
 
