@@ -271,7 +271,6 @@ LONG = "n" * 300  # stat() itself fails, as in a folder that one may not enter
 def test_a_path_that_cannot_be_reached(
     cli: Cli, small_bundle: Path, words: tuple[Any, ...], error: type[errors.VtnError]
 ) -> None:
-    pytest.importorskip("plotly", reason="the report needs it")
     result = cli(*[small_bundle if word == "BUNDLE" else word for word in words])
     expect_error(result, error, "File name too long")
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
@@ -235,8 +234,9 @@ std::string read_json(const std::string& path) {
 Bundle Bundle::open(const std::string& path) {
     struct stat status{};
     if (stat(path.c_str(), &status) != 0) {
-        if (errno != ENOENT && errno != ENOTDIR) {
-            throw Error(VTN_ERROR_BUNDLE, "bundle " + path + ": cannot be read (" + std::strerror(errno) + ")");
+        const std::error_code why(errno, std::generic_category());  // before anything else sets it
+        if (why != std::errc::no_such_file_or_directory && why != std::errc::not_a_directory) {
+            throw Error(VTN_ERROR_BUNDLE, "bundle " + path + ": cannot be read (" + why.message() + ")");
         }
         throw Error(VTN_ERROR_BUNDLE,
                     "bundle " + path + ": no such folder; make one with `vtn-export onnx --out " + path + "`");
